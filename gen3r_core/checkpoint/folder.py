@@ -1,0 +1,256 @@
+"""What lies in a checkpoint folder: our layout, the published one, or upstream's training parts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gen3r_core.checkpoint.components import SPECS, ComponentSpec, Config
+from gen3r_core.checkpoint.keymap import KeyMap
+from gen3r_core.checkpoint.tensors import TensorSource, open_weights
+from gen3r_core.errors import CheckpointError
+
+MANIFEST = "gen3r.json"
+"""The file that marks our layout: format, defaults, and size and SHA-256 of every file."""
+
+FORMAT_VERSION = 1
+PUBLISHED_DEFAULTS = {"num_frames": 49, "image_size": [560, 560]}
+SCHEDULER_DEFAULTS: dict[str, Any] = {"num_train_timesteps": 1000, "shift": 2.0, "use_dynamic_shifting": False}
+
+WAN_PARTS = {
+    "transformer": ".",
+    "video_vae": "Wan2.1_VAE.pth",
+    "text_encoder": "models_t5_umt5-xxl-enc-bf16.pth",
+    "image_encoder": "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
+    "tokenizer": "google/umt5-xxl",
+}
+"""Files of a Wan2.1-Fun base folder, as upstream's training configuration names them."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        CheckpointError: unreadable, not JSON, or not an object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}. Copy or download it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, not a {type(content).__name__}")
+    return content
+
+
+@dataclass(frozen=True)
+class ComponentFiles:
+    """One component on disk.
+
+    Attributes:
+        spec: which network it is.
+        path: its folder or weight file.
+        layout: "gen3r", "published" or "parts".
+        raw_config: ``config.json`` as it stands.
+    """
+
+    spec: ComponentSpec
+    path: Path
+    layout: str
+    raw_config: Mapping[str, Any]
+
+    @cached_property
+    def config(self) -> Config:
+        """Our configuration of the network."""
+        if self.layout == "gen3r":
+            return dict(self.raw_config)
+        config = self.spec.config_from_published(self.raw_config)
+        if self.layout == "parts" and self.spec.name == "transformer":
+            # Noisy latents, control latents and a mask for four folded frames.
+            config["in_channels"] = 2 * config["out_channels"] + 4
+        return config
+
+    @cached_property
+    def source(self) -> TensorSource:
+        """Its tensors, read lazily."""
+        return open_weights(self.path)
+
+    @cached_property
+    def keymap(self) -> KeyMap:
+        """Rules for its keys."""
+        if self.layout == "gen3r":
+            return self.spec.own_keys
+        values = {**self.raw_config, "pad_input_channels": self.layout == "parts"}
+        return self.spec.published_keys(values, self.config, self.source.infos)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk; nothing is loaded yet.
+
+    Attributes:
+        root: folder, for messages.
+        layout: "gen3r", "published" or "parts".
+        components: those that are there, by our name.
+        tokenizer: folder of the tokenizer, None if absent.
+        scheduler: arguments of the flow-matching Euler scheduler.
+        defaults: ``num_frames`` and ``image_size`` the model was trained for.
+        manifest: content of ``gen3r.json`` in our layout.
+    """
+
+    root: Path
+    layout: str
+    components: Mapping[str, ComponentFiles]
+    tokenizer: Path | None
+    scheduler: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    def component(self, name: str) -> ComponentFiles:
+        """A component's files.
+
+        Raises:
+            CheckpointError: the checkpoint does not hold it.
+        """
+        if name not in self.components:
+            raise CheckpointError(
+                f"{self.root} has no {name} (folder {folder_name(name, self.layout)!r}); "
+                f"'gen3r info {self.root}' lists what is there"
+            )
+        return self.components[name]
+
+
+def folder_name(name: str, layout: str) -> str:
+    """A component's folder in a layout."""
+    return SPECS[name].name if layout == "gen3r" else SPECS[name].published
+
+
+def _scheduler_config(root: Path) -> dict[str, Any]:
+    path = root / "scheduler" / "scheduler_config.json"
+    if not path.is_file():
+        return dict(SCHEDULER_DEFAULTS)
+    values = read_json(path)
+    return {key: value for key, value in values.items() if not key.startswith("_")}
+
+
+def open_checkpoint(root: Path | str) -> Checkpoint:
+    """Look into a checkpoint folder of our or the published layout, or a Wan2.1-Fun base folder.
+
+    Raises:
+        CheckpointError: the folder does not exist or is none of these.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise CheckpointError(
+            f"checkpoint folder {root} does not exist. 'gen3r fetch REPO_ID {root}' downloads a published one"
+        )
+    if (root / MANIFEST).is_file():
+        manifest = read_json(root / MANIFEST)
+        if manifest.get("format") != "gen3r" or manifest.get("format_version") != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{root / MANIFEST} has format {manifest.get('format')!r}, version {manifest.get('format_version')!r}; "
+                f"this release reads version {FORMAT_VERSION}. Convert the original checkpoint again"
+            )
+        _check_sizes(root, manifest)
+        defaults = {**PUBLISHED_DEFAULTS, **manifest.get("defaults", {})}
+        return _assemble(root, "gen3r", defaults, manifest)
+    if (root / "model_index.json").is_file():
+        read_json(root / "model_index.json")
+        return _assemble(root, "published", PUBLISHED_DEFAULTS, {})
+    if (root / WAN_PARTS["video_vae"]).is_file():
+        return open_parts(wan_base=root)
+    raise CheckpointError(
+        f"{root} is not a checkpoint: it holds neither {MANIFEST} (our layout), nor model_index.json (published "
+        f"layout), nor {WAN_PARTS['video_vae']} (Wan base folder)"
+    )
+
+
+def _check_sizes(root: Path, manifest: Mapping[str, Any]) -> None:
+    for name, facts in manifest.get("files", {}).items():
+        path = root / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing, but {MANIFEST} lists it. Copy the checkpoint again")
+        if path.stat().st_size != facts["bytes"]:
+            raise CheckpointError(
+                f"{path} has {path.stat().st_size} bytes instead of {facts['bytes']}: it is truncated or was changed. "
+                f"Copy the checkpoint again"
+            )
+
+
+def _assemble(root: Path, layout: str, defaults: Mapping[str, Any], manifest: Mapping[str, Any]) -> Checkpoint:
+    components = {}
+    for name, spec in SPECS.items():
+        folder = root / folder_name(name, layout)
+        if folder.is_dir():
+            config = folder / "config.json"
+            values = read_json(config) if config.is_file() else {}
+            values = {key: value for key, value in values.items() if not key.startswith("_")}
+            components[name] = ComponentFiles(spec, folder, layout, values)
+    tokenizer = root / "tokenizer"
+    return Checkpoint(
+        root=root,
+        layout=layout,
+        components=components,
+        tokenizer=tokenizer if tokenizer.is_dir() else None,
+        scheduler=_scheduler_config(root),
+        defaults=defaults,
+        manifest=manifest,
+    )
+
+
+def open_parts(
+    wan_base: Path | str | None = None,
+    vggt: Path | str | None = None,
+    geo_adapter: Path | str | None = None,
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Checkpoint:
+    """Put a checkpoint together from the parts that upstream's trainers load.
+
+    Args:
+        wan_base: a Wan2.1-Fun-1.3B-Control-Camera folder (transformer, VAE, UMT5, CLIP, tokenizer).
+            Its transformer has 32 input channels; the four for the mask are added as zeros.
+        vggt: VGGT-1B, a folder or a weight file.
+        geo_adapter: the geometry adapter, a folder or a weight file.
+        configs: published-style configuration per component (our names), for parts of other sizes
+            than the full model's where no ``config.json`` says so.
+
+    Raises:
+        CheckpointError: a path that was given does not exist.
+    """
+    given: dict[str, Path] = {}
+    tokenizer: Path | None = None
+    root = Path(wan_base) if wan_base is not None else Path()
+    if wan_base is not None:
+        for name, relative in WAN_PARTS.items():
+            path = root / relative
+            if name == "tokenizer":
+                tokenizer = path if path.is_dir() else None
+            elif path.exists():
+                given[name] = path
+    for name, part_path in (("vggt", vggt), ("geometry_adapter", geo_adapter)):
+        if part_path is not None:
+            given[name] = Path(part_path)
+    components = {}
+    for name, path in given.items():
+        if not path.exists():
+            raise CheckpointError(f"{name}: {path} does not exist")
+        config = (path if path.is_dir() else path.parent) / "config.json"
+        # Beside a weight file of a Wan base folder stands the transformer's configuration.
+        own = path.is_dir() or name not in ("video_vae", "text_encoder", "image_encoder")
+        values = read_json(config) if own and config.is_file() else {}
+        values.update((configs or {}).get(name, {}))
+        values = {key: value for key, value in values.items() if not key.startswith("_")}
+        components[name] = ComponentFiles(SPECS[name], path, "parts", values)
+    return Checkpoint(
+        root=root,
+        layout="parts",
+        components=components,
+        tokenizer=tokenizer,
+        scheduler=dict(SCHEDULER_DEFAULTS),
+        defaults=PUBLISHED_DEFAULTS,
+    )

@@ -1,0 +1,110 @@
+"""From files to modules: built on the meta device, filled tensor by tensor from memory-mapped files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+
+from gen3r_core.checkpoint.folder import ComponentFiles
+from gen3r_core.checkpoint.keymap import Plan, Shape, match_keys
+
+Progress = Callable[[str, int, int], None]
+"""Called with a component's name, bytes done and bytes in all."""
+
+
+@dataclass(frozen=True)
+class EmptyComponent:
+    """A component's module without weights, and how its files fill it."""
+
+    module: nn.Module
+    plan: Plan
+
+
+def wanted_tensors(module: nn.Module) -> dict[str, Shape]:
+    """Names and shapes a module needs, tied names included."""
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict(keep_vars=True).items()}
+
+
+def build_empty(files: ComponentFiles) -> EmptyComponent:
+    """Construct the module without memory for weights and check the files' keys against it.
+
+    Raises:
+        CheckpointError: the files do not fit (see :func:`match_keys`), or cannot be read.
+    """
+    with init_empty_weights(include_buffers=False):
+        module = files.spec.build(files.config)
+    found = {key: info.shape for key, info in files.source.infos.items()}
+    plan = match_keys(files.spec.name, str(files.path), files.keymap, found, wanted_tensors(module))
+    return EmptyComponent(module, plan)
+
+
+def stored_dtype(files: ComponentFiles, name: str, dtype: torch.dtype | None, original: torch.dtype) -> torch.dtype:
+    """The dtype a parameter gets: as asked, but float32 for those that must stay so, and integers unchanged."""
+    if dtype is None or not original.is_floating_point:
+        return original
+    if dtype.itemsize < 4 and any(part in name for part in files.spec.keep_in_float32):
+        return torch.float32
+    return dtype
+
+
+def _assign(module: nn.Module, name: str, value: Tensor) -> None:
+    owner_name, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(owner_name), leaf, value)
+
+
+def load_component(
+    files: ComponentFiles,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+) -> nn.Module:
+    """Load one component.
+
+    Weights that need no conversion and stay on the host remain views of the memory-mapped file.
+
+    Args:
+        files: the component on disk.
+        device: where its weights go.
+        dtype: floating dtype of the weights; None keeps the file's.
+        progress: called after each tensor.
+
+    Returns:
+        the module in evaluation mode, without gradients.
+
+    Raises:
+        CheckpointError: the files do not fit or cannot be read.
+    """
+    empty = build_empty(files)
+    infos = files.source.infos
+    total = sum(infos[key].dtype.itemsize * _numel(infos[key].shape) for key in empty.plan.assignments)
+    done = 0
+    for key, targets in empty.plan.assignments.items():
+        tensor = files.source.read(key)
+        shared: nn.Parameter | None = None
+        for target in targets:
+            if target.convert is None and shared is not None:
+                _assign(empty.module, target.name, shared)
+                continue
+            kind = stored_dtype(files, target.name, dtype, tensor.dtype)
+            value = target.apply(tensor).to(device=device).to(dtype=kind)
+            parameter = nn.Parameter(value, requires_grad=False) if value.is_floating_point() else value
+            _assign(empty.module, target.name, parameter)
+            if target.convert is None and isinstance(parameter, nn.Parameter):
+                shared = parameter
+        done += infos[key].dtype.itemsize * _numel(infos[key].shape)
+        if progress is not None:
+            progress(files.spec.name, done, total)
+    module = empty.module.to(device)  # buffers that are computed, not stored
+    return module.eval()
+
+
+def _numel(shape: Shape) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count

@@ -6,6 +6,7 @@ The steps carry the names of the method section of arXiv 2601.04090 and run top 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,6 +50,9 @@ from gen3r_core.schedulers import FlowSolver
 
 SCENE_SCALE = 0.8
 """Length of the zoom paths in units of the median depth (upstream's choice)."""
+
+SMALLEST_FOV = 1e-3
+"""Radians; predicted fields of view are kept this far from 0 and from a half turn."""
 
 
 @dataclass(frozen=True)
@@ -470,7 +474,7 @@ class Gen3RPipeline:
     def built_in_cameras(self, name: str, images: Tensor, shape: LatentShape) -> CameraPath:
         """A built-in path with the first image's intrinsics and the scale of its depth, both from VGGT."""
         tokens = self.vggt.aggregate(images[None])
-        encoding = self.vggt.predict_cameras(tokens)[-1]
+        encoding = _plausible(self.vggt.predict_cameras(tokens)[-1])
         _, intrinsics = decode_pose_encoding(encoding, shape.size)
         depth, _ = self.vggt.predict_depth(tokens, shape.size)
         poses = built_in_path(name, shape.num_frames, float(SCENE_SCALE * depth.median()))
@@ -526,6 +530,12 @@ class Gen3RPipeline:
         return scenes
 
 
+def _plausible(encoding: Tensor) -> Tensor:
+    """Pose encoding whose fields of view give finite, positive focal lengths (the head may say 0)."""
+    fov = encoding[..., 7:].clamp(SMALLEST_FOV, math.pi - SMALLEST_FOV)
+    return torch.cat((encoding[..., :7], fov), dim=-1)
+
+
 def _scene(
     prediction: VGGTPrediction,
     index: int,
@@ -536,7 +546,7 @@ def _scene(
     limit_depth: bool,
 ) -> Scene:
     """Assemble a scene: cameras from their encoding, points from depth, in float32 on the device."""
-    poses, intrinsics = decode_pose_encoding(prediction.pose_encoding[index].float(), size)
+    poses, intrinsics = decode_pose_encoding(_plausible(prediction.pose_encoding[index]), size)
     depth = prediction.depth[index]
     return Scene(
         colors=colors,

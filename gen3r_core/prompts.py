@@ -110,3 +110,28 @@ def embed_prompts(texts: Iterable[str], tokenizer: Tokenizer, encoder: TextEncod
                 _LOG.warning("the prompt was cut to %d tokens: %r", text_len, text)
             embeddings[text] = encoder.embed([ids], text_len=text_len, pad_id=tokenizer.pad_id)[0].clone()
     return PromptCache(embeddings)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The non-empty lines of a text file, one prompt each.
+
+    Raises:
+        InputError: unreadable, or nothing in it.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"prompt file {path} cannot be read: {error}") from error
+    prompts = [line for line in lines if line]
+    if not prompts:
+        raise InputError(f"prompt file {path} is empty; write one prompt a line")
+    return prompts
+
+
+def read_prompt(text_or_file: str) -> str:
+    """A prompt as such, or the first line of the file of that name (as upstream takes it)."""
+    try:
+        is_file = Path(text_or_file).is_file()
+    except OSError:  # longer than a file name may be
+        is_file = False
+    return read_prompts(Path(text_or_file))[0] if is_file else text_or_file

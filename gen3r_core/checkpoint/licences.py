@@ -100,3 +100,8 @@ def licence_notice(repo_id: str, card_licence: str | None, parts: Iterable[PartL
     if any(part.commercial_use is False for part in parts):
         lines.append("The whole is not for commercial use, because a part is not.")
     return "\n".join(lines)
+
+
+def licence_of_folder(folder: str) -> str:
+    """Return the licence of the part that lies in a published sub-folder; an empty string for unknown ones."""
+    return next((part.licence for part in PART_LICENCES if folder in part.folders), "")

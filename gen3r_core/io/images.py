@@ -1,4 +1,4 @@
-"""Reading still images into 8-bit RGB."""
+"""Still images from and to 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gen3r_core.errors import InputError
+from gen3r_core.io.atomic import atomic_path
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 """What :func:`list_images` looks for, upper and lower case."""
@@ -79,6 +80,23 @@ def read_images(paths: Sequence[Path]) -> NDArray[np.uint8]:
                 f"and {path} has {image.shape[:2]}; crop or resize them first"
             )
     return np.stack(images)
+
+
+def write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    """Writes a PNG file, lightly compressed.
+
+    Args:
+        path: file to write; its folder must exist.
+        image: ``[H, W, 3]`` uint8 RGB.
+
+    Raises:
+        InputError: if the image has another shape or dtype.
+        OutputError: if the file cannot be written.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.size == 0 or image.dtype != np.uint8:
+        raise InputError(f"{path}: an image to write must be [H, W, 3] uint8, got {image.shape} {image.dtype}")
+    with atomic_path(path) as partial:
+        Image.fromarray(image).save(partial, format="PNG", compress_level=1)
 
 
 def list_images(folder: Path) -> list[Path]:

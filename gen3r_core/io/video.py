@@ -70,7 +70,7 @@ def iterate_video(path: Path, every: int = 1) -> Generator[NDArray[np.uint8], No
     """
     if every < 1:
         raise InputError(f"every {every}th frame of a video cannot be taken; the step must be 1 or more")
-    decoded, seconds = 0, 0.0
+    decoded, seconds, rotation = 0, 0.0, 0
     with _opened(path) as (container, stream):
         stream.thread_type = "AUTO"
         try:
@@ -81,8 +81,9 @@ def iterate_video(path: Path, every: int = 1) -> Generator[NDArray[np.uint8], No
                         f"or repair it with: ffmpeg -i {path.name} -c copy repaired{path.suffix}"
                     )
                 for frame in packet.decode():
+                    rotation = frame.rotation or rotation  # H.264 may note it on key frames only
                     if decoded % every == 0:
-                        yield _to_rgb(frame)
+                        yield _to_rgb(frame, rotation)
                     decoded, seconds = decoded + 1, frame.time or seconds
         except _ffmpeg_error() as error:
             raise InputError(
@@ -219,10 +220,10 @@ def _ffmpeg_error() -> type[av.FFmpegError]:
     return av.FFmpegError
 
 
-def _to_rgb(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    """RGB of a decoded frame, turned by its noted rotation (counterclockwise), to the nearest quarter turn."""
+def _to_rgb(frame: av.VideoFrame, rotation: int) -> NDArray[np.uint8]:
+    """RGB of a decoded frame, turned by degrees counterclockwise, to the nearest quarter turn."""
     picture = frame.reformat(format="rgb24", interpolation=_accurate()).to_ndarray()
-    quarters = round(frame.rotation / 90) % 4
+    quarters = round(rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(picture, quarters), dtype=np.uint8)
 
 

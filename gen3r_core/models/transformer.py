@@ -161,10 +161,13 @@ class Float32ResidualBlock(WanTransformerBlock):  # type: ignore[misc]
             ``[B, L, dim]`` float32.
         """
         dtype = encoder_hidden_states.dtype
-        shift, scale, gate, ff_shift, ff_scale, ff_gate = (self.scale_shift_table.float() + temb).chunk(6, dim=1)
+        modulation: Tensor = self.scale_shift_table.float() + temb
+        shift, scale, gate, ff_shift, ff_scale, ff_gate = modulation.chunk(6, dim=1)
         x = hidden_states
-        x = x + self.attn1((self.norm1(x) * (1 + scale) + shift).to(dtype), None, None, rotary_emb) * gate
-        x = x + self.attn2(self.norm2(x).to(dtype), encoder_hidden_states, None, None)
+        attended: Tensor = self.attn1((self.norm1(x) * (1 + scale) + shift).to(dtype), None, None, rotary_emb)
+        x = x + attended * gate
+        conditioned: Tensor = self.attn2(self.norm2(x).to(dtype), encoder_hidden_states, None, None)
+        x = x + conditioned
         mixed: Tensor = self.ffn((self.norm3(x) * (1 + ff_scale) + ff_shift).to(dtype))
         return x + mixed * ff_gate
 

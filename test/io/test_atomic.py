@@ -2,7 +2,6 @@
 import errno
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -103,9 +102,11 @@ def test_limited_file_size(tmp_path):
         "from gen3r_core.io.atomic import write_text_atomic\n"
         "from gen3r_core.errors import OutputError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, (1000, {resource.getrlimit(resource.RLIMIT_FSIZE)[1]}))\n"
+        "usual = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, usual[1]))\n"
         "try: write_text_atomic(Path(sys.argv[1]), 'x' * 10_000)\n"
         "except OutputError as error: print(error)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, usual)\n"  # a coverage tool writes its file at exit
     )
     done = subprocess.run(
         [sys.executable, "-c", limited, tmp_path / "a.txt"],

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen3r_core.errors import InputError
-from gen3r_core.io.images import list_images, read_image, read_images
+from gen3r_core.errors import InputError, OutputError
+from gen3r_core.io.images import list_images, read_image, read_images, write_image
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 RGB = np.stack([GREY, GREY + 5, GREY + 10], axis=-1)
@@ -123,3 +123,29 @@ def test_floating_point_images_have_no_range(tmp_path):
     path = save(tmp_path / "a.tif", GREY.astype(np.float32))
     with pytest.raises(InputError, match="convert it to 8 or 16 bits"):
         read_image(path)
+
+
+def test_writing(tmp_path):
+    write_image(tmp_path / "a.png", RGB)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), RGB)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_what_cannot_be_written(tmp_path):
+    with pytest.raises(InputError, match=r"\[H, W, 3\] uint8, got \(3, 4\) uint8"):
+        write_image(tmp_path / "a.png", GREY)
+    with pytest.raises(OutputError, match=r"missing/a\.png: No such file"):
+        write_image(tmp_path / "missing" / "a.png", RGB)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(InputError, match="may not be read; check its permissions"):
+        read_image(tmp_path / "a.png")
+    monkeypatch.setattr("pathlib.Path.iterdir", refuse)
+    with pytest.raises(InputError, match="this folder cannot be read: Permission denied"):
+        list_images(tmp_path)

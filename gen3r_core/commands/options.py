@@ -1,0 +1,109 @@
+"""Options that several commands share, and what their words mean."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from gen3r_core.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+    from gen3r_core.checkpoint.loading import Progress as LoadingProgress
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+SCHEDULERS = ("euler", "unipc", "dpm++")
+KERNELS = ("auto", "cudnn", "flash", "efficient", "math")
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """``--device`` and ``--dtype``."""
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", *DTYPES),
+        default="auto",
+        help="type of the weights and of the computation; auto is bf16 on a GPU and fp32 on a CPU",
+    )
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """How to denoise."""
+    parser.add_argument("--steps", type=int, default=50, help="denoising steps (default 50)")
+    parser.add_argument("--guidance", type=float, default=5.0, help="weight of the prompt (default 5; 1 is unguided)")
+    parser.add_argument("--scheduler", choices=SCHEDULERS, default="euler", help="solver (default euler, as published)")
+    parser.add_argument("--shift", type=float, help="shift of the noise levels (default: the checkpoint's or solver's)")
+    parser.add_argument("--num_frames", type=int, help="frames to generate, 4k+1 (default: the model's)")
+    parser.add_argument(
+        "--size", type=image_size, help="side in pixels or HEIGHTxWIDTH, multiples of 112 (default: the model's)"
+    )
+    parser.add_argument("--attention", choices=KERNELS, default="auto", help="attention kernel (default auto)")
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """``560`` or ``560x448`` (height x width).
+
+    Raises:
+        argparse.ArgumentTypeError: not one or two whole numbers.
+    """
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+        height, width = sides if len(sides) == 2 else (*sides, *sides)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size like 560 or 560x448 (height x width)") from error
+    return height, width
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device for ``--device``.
+
+    Raises:
+        DeviceError: it does not exist here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"device {name!r} is unknown; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"device {name!r} is not there: torch sees {torch.cuda.device_count()} GPUs; use --device cpu"
+        )
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The torch dtype for ``--dtype``."""
+    import torch
+
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype: torch.dtype = getattr(torch, DTYPES[name])
+    return dtype
+
+
+@contextmanager
+def loading_bar() -> Iterator[LoadingProgress]:
+    """A progress bar in bytes for loading or converting components."""
+    from tqdm import tqdm
+
+    bars: dict[str, Any] = {}
+
+    def report(name: str, done: int, total: int) -> None:
+        if name not in bars:
+            bars[name] = tqdm(total=total, desc=name, unit="B", unit_scale=True, leave=False, mininterval=0.5)
+        bars[name].update(done - bars[name].n)
+        if done >= total:
+            bars[name].close()
+
+    try:
+        yield report
+    finally:
+        for bar in bars.values():
+            bar.close()

@@ -1,0 +1,169 @@
+"""Models of named sizes with random weights: for benchmarks and for trying things without a download."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from tokenizers import Regex, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer as RawTokenizer
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from gen3r_core.checkpoint.components import SPECS, Config
+from gen3r_core.errors import InputError
+from gen3r_core.models.text_encoder import Tokenizer
+from gen3r_core.pipeline import Gen3RPipeline
+
+WEIGHT_STD = 0.02
+"""Standard deviation of random weight matrices; norms and biases are ones and zeros."""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Sizes of all networks.
+
+    Attributes:
+        num_frames: default frames.
+        image_size: default ``(height, width)``.
+        components: our configuration of each network.
+    """
+
+    num_frames: int
+    image_size: tuple[int, int]
+    components: dict[str, Config]
+
+
+_TINY: dict[str, Config] = {
+    "transformer": {
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "text_dim": 32,
+        "text_len": 48,
+        "freq_dim": 32,
+        "ffn_dim": 48,
+        "num_layers": 2,
+        "image_dim": 32,
+    },
+    "video_vae": {"base_dim": 8},
+    "geometry_adapter": {"token_channels": 160, "hidden_dim": 8},
+    "vggt": {
+        "image_size": 56,
+        "embed_dim": 16,
+        "depth": 4,
+        "num_heads": 2,
+        "layers": [0, 1, 2, 3],
+        "patch_embed": {"image_size": 56, "embed_dim": 16, "depth": 1, "num_heads": 2},
+        "camera_head": {"num_heads": 2, "trunk_depth": 1},
+        "dense_head": {"features": 16, "out_channels": [8, 8, 8, 8]},
+    },
+    "text_encoder": {
+        "vocab_size": 128,
+        "hidden_size": 32,
+        "attention_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "num_layers": 2,
+    },
+    "image_encoder": {
+        "image_size": 28,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "num_layers": 1,
+    },
+}
+
+SIZES: dict[str, ModelSize] = {
+    "tiny": ModelSize(5, (112, 112), _TINY),
+    "full": ModelSize(49, (560, 560), {name: {} for name in SPECS}),
+}
+"""``full`` is the published model's size; ``tiny`` runs on any CPU in a second."""
+
+
+def character_tokenizer() -> Tokenizer:
+    """A tokenizer of printable ASCII characters, with UMT5's special ids (padding 0, end of text 1, unknown 2)."""
+    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2}
+    for code in range(32, 127):
+        vocabulary[chr(code)] = len(vocabulary)
+    raw = RawTokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106 - no password
+    raw.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
+    raw.decoder = decoders.Fuse()
+    raw.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return Tokenizer(
+        PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")  # noqa: S106
+    )
+
+
+def randomize(module: nn.Module, generator: torch.Generator) -> None:
+    """Draw all parameters: matrices normal with :data:`WEIGHT_STD`, vectors near one for norms, zero for biases."""
+    for name, parameter in module.named_parameters():
+        leaf = name.rpartition(".")[2]
+        if leaf == "bias":
+            parameter.data.zero_()
+        elif parameter.squeeze().ndim <= 1 and leaf in ("weight", "gamma"):
+            parameter.data.fill_(1.0)
+        else:
+            parameter.data.normal_(std=WEIGHT_STD, generator=generator)
+
+
+def random_component(
+    name: str, config: Config, *, device: torch.device | str, dtype: torch.dtype, generator: torch.Generator
+) -> nn.Module:
+    """One network with random weights, built without ever lying in host memory unless that is its device."""
+    spec = SPECS[name]
+    with init_empty_weights(include_buffers=False):
+        module = spec.build(config)
+    for key, parameter in module.named_parameters():
+        kept = dtype.itemsize < 4 and any(part in key for part in spec.keep_in_float32)
+        owner, _, leaf = key.rpartition(".")
+        empty = torch.empty(parameter.shape, device=device, dtype=torch.float32 if kept else dtype)
+        setattr(module.get_submodule(owner), leaf, nn.Parameter(empty, requires_grad=False))
+    if name == "text_encoder":
+        module.model.tie_weights()  # type: ignore[union-attr, operator]
+    module = module.to(device).eval()  # buffers
+    randomize(module, generator)
+    if name == "vggt":
+        # Random heads would see nothing: after four refinements the identity pose, about one radian wide.
+        bias = module.camera_head.pose_branch.fc2.bias  # type: ignore[union-attr]
+        bias.data.copy_(torch.tensor([0, 0, 0, 0, 0, 0, 0.25, 0.25, 0.25]))  # type: ignore[operator]
+    return module
+
+
+def random_pipeline(
+    size: str = "tiny",
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    text_encoder: bool = True,
+) -> Gen3RPipeline:
+    """A whole pipeline with random weights.
+
+    Args:
+        size: one of :data:`SIZES`.
+        device: where it lies.
+        dtype: of the weights.
+        seed: of the weights; the same on one device and dtype.
+        text_encoder: False leaves the text encoder out (prompts as embeddings only).
+
+    Raises:
+        InputError: unknown size.
+    """
+    if size not in SIZES:
+        raise InputError(f"model size {size!r} is unknown; choose one of: {', '.join(SIZES)}")
+    named = SIZES[size]
+    generator = torch.Generator(device=device).manual_seed(seed)
+    parts: dict[str, Any] = {
+        name: random_component(name, config, device=device, dtype=dtype, generator=generator)
+        for name, config in named.components.items()
+        if text_encoder or name != "text_encoder"
+    }
+    return Gen3RPipeline(
+        **parts,
+        tokenizer=character_tokenizer() if text_encoder else None,
+        num_frames=named.num_frames,
+        image_size=named.image_size,
+    )

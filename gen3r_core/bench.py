@@ -16,7 +16,8 @@ import torch
 
 from gen3r_core import __version__
 from gen3r_core.conditioning import Task
-from gen3r_core.pipeline import Gen3RPipeline, Job, Sampling
+from gen3r_core.jobs import Job, Sampling
+from gen3r_core.pipeline import Gen3RPipeline
 from gen3r_core.progress import Callback, JobMonitor
 
 GIB = 2**30

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Sequence
 
 from gen3r_core import __version__
-from gen3r_core.commands import bench, convert, embed_prompts, fetch, infer, info
+from gen3r_core.commands import bench, convert, embed_prompts, fetch, infer, info, worlds
 from gen3r_core.errors import CancelledError, Gen3RError
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
-_COMMANDS = (infer, info, convert, fetch, embed_prompts, bench)
+_COMMANDS = (infer, info, convert, fetch, embed_prompts, bench, worlds)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"gen3r: error: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print("gen3r: interrupted; nothing half-written was left", file=sys.stderr)
+        print("gen3r: interrupted; no unfinished result stands under its final name", file=sys.stderr)
         return EXIT_INTERRUPTED
     return code
 

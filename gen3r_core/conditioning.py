@@ -82,6 +82,25 @@ class LatentShape:
         return (self.num_frames - 1) // FOLD + 1, self.height // SPATIAL, self.width // SPATIAL * 2
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """Everything the transformer is conditioned on, for B jobs.
+
+    Attributes:
+        text: ``[B, text_len, text_dim]`` zero-padded.
+        negative_text: the same for the negative prompt; None where unguided.
+        image_tokens: ``[B, N, image_dim]``.
+        control_latents: ``[B, 20, f, h, 2w]`` float32.
+        camera_tokens: ``[B, dim, f, h/2, w]`` output of the camera adapter.
+    """
+
+    text: Tensor
+    negative_text: Tensor | None
+    image_tokens: Tensor
+    control_latents: Tensor
+    camera_tokens: Tensor | None
+
+
 def fold_time(frames: Tensor) -> Tensor:
     """Fold frames into latent frames, the first one repeated four times.
 
@@ -194,13 +213,13 @@ def choose_images(images: Tensor, task: Task, num_frames: int) -> Tensor:
         InputError: there are too few.
     """
     count = len(images)
-    needed = {Task.ONE_VIEW: 1, Task.TWO_VIEW: 2, Task.ALL_VIEW: num_frames}[task]
+    needed = {Task.ONE_VIEW: 1, Task.TWO_VIEW: min(2, num_frames), Task.ALL_VIEW: num_frames}[task]
     if count < needed:
         fewer = (count - 1) // FOLD * FOLD + 1
         advice = f"; lower the number of frames to {fewer}" if task is Task.ALL_VIEW and count else ""
         raise InputError(f"task {task.value} needs {needed} image{'s' * (needed > 1)}, got {count}{advice}")
     if task is Task.TWO_VIEW:
-        return images[[0, -1]] if num_frames > 1 else images[:1]
+        return images[[0, -1]] if num_frames > 1 else images[:1]  # one frame is first and last
     return images[:needed]
 
 

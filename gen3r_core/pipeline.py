@@ -6,9 +6,7 @@ The steps carry the names of the method section of arXiv 2601.04090 and run top 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,130 +18,42 @@ from gen3r_core.checkpoint.folder import Checkpoint, open_checkpoint
 from gen3r_core.checkpoint.loading import Progress as LoadingProgress
 from gen3r_core.checkpoint.loading import load_component
 from gen3r_core.conditioning import (
+    Conditions,
     LatentShape,
-    Task,
     camera_rays,
-    choose_images,
     control_latents,
     control_video,
     pack_cameras,
-    thin_path,
 )
-from gen3r_core.errors import CheckpointError, InputError
+from gen3r_core.decoding import assemble_scene, plausible_encoding
+from gen3r_core.devices import memory_errors
+from gen3r_core.errors import InputError
+from gen3r_core.fit import check_fit
 from gen3r_core.geometry.cameras import decode_pose_encoding
 from gen3r_core.geometry.images import resize_and_crop
-from gen3r_core.geometry.rigid import homogeneous
-from gen3r_core.geometry.trajectories import BUILT_IN_PATHS, built_in_path
-from gen3r_core.geometry.unprojection import depth_mask, unproject_depth
+from gen3r_core.geometry.trajectories import built_in_path
+from gen3r_core.jobs import Job, Noise, Sampling, check_images, check_noise, resolve_jobs
 from gen3r_core.models.attention import AttentionKernel, kernel_scope
 from gen3r_core.models.geometry_adapter import GeometryAdapter
 from gen3r_core.models.image_encoder import ImageEncoder, quantize_like_upstream
 from gen3r_core.models.text_encoder import TextEncoder, Tokenizer
 from gen3r_core.models.transformer import CameraTransformer
-from gen3r_core.models.vggt import VGGT, VGGTPrediction
+from gen3r_core.models.vggt import VGGT
 from gen3r_core.models.vggt.tokens import unpack_tokens
 from gen3r_core.models.video_vae import decode_video, encode_video, sample_latents
 from gen3r_core.progress import Callback, JobMonitor
-from gen3r_core.prompts import DEFAULT_NEGATIVE, PromptCache, embed_prompts
+from gen3r_core.prompts import PromptCache, embed_prompts
 from gen3r_core.scene import CameraPath, Scene
 from gen3r_core.schedulers import FlowSolver
+
+__all__ = ["SCENE_SCALE", "Gen3RPipeline", "Job", "Noise", "Sampling"]
 
 SCENE_SCALE = 0.8
 """Length of the zoom paths in units of the median depth (upstream's choice)."""
 
-SMALLEST_FOV = 1e-3
-"""Radians; predicted fields of view are kept this far from 0 and from a half turn."""
 
-
-@dataclass(frozen=True)
-class Job:
-    """What to generate.
-
-    Attributes:
-        images: ``[N, 3, H, W]`` float in [0, 1], any size; see :class:`Task` for which are used.
-        task: which frames the images are.
-        prompt: text, or its embedding ``[length, text_dim]``.
-        cameras: "free" (no camera condition), the name of a built-in path, or a path. Ignored
-            for allview.
-        seed: for latents and for the draw from the VAE's posterior.
-    """
-
-    images: Tensor
-    task: Task
-    prompt: str | Tensor = ""
-    cameras: str | CameraPath = "free"
-    seed: int = 42
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to generate.
-
-    Attributes:
-        num_frames: frames of the result, 4k+1; None takes the model's (for allview, no more than
-            there are images).
-        size: ``(height, width)`` in pixels, multiples of 112; None takes the model's.
-        steps: network evaluations (each on two prompts where guided).
-        guidance: weight of the prompt against the negative prompt; 1 or less runs unguided.
-        negative_prompt: text, or its embedding ``[length, text_dim]``.
-        scheduler: "euler", "unipc" or "dpm++".
-        shift: of the noise levels; None takes the checkpoint's or the solver's.
-        limit_depth: only depths between the 0.1 and the 98 percentile of a frame (and at most 50
-            units) are valid; otherwise all positive ones.
-        attention: kernel, see :class:`AttentionKernel`.
-    """
-
-    num_frames: int | None = None
-    size: tuple[int, int] | None = None
-    steps: int = 50
-    guidance: float = 5.0
-    negative_prompt: str | Tensor = DEFAULT_NEGATIVE
-    scheduler: str = "euler"
-    shift: float | None = None
-    limit_depth: bool = True
-    attention: AttentionKernel | str = AttentionKernel.AUTO
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Random draws of a job, standard normal.
-
-    Attributes:
-        latents: ``[16, f, h, 2w]`` float32.
-        posterior: ``[16, f, h, w]`` float32.
-    """
-
-    latents: Tensor
-    posterior: Tensor
-
-    @classmethod
-    def draw(cls, seed: int, channels: int, shape: LatentShape) -> Noise:
-        """Draw both from one generator on the host, so that every device gives the same result."""
-        generator = torch.Generator().manual_seed(seed)
-        frames, rows, columns = shape.latent
-        return cls(
-            torch.randn(channels, frames, rows, columns, generator=generator),
-            torch.randn(channels, frames, rows, columns // 2, generator=generator),
-        )
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """Everything the transformer is conditioned on, for B jobs.
-
-    Attributes:
-        text: ``[B, text_len, text_dim]`` zero-padded.
-        negative_text: the same for the negative prompt; None where unguided.
-        image_tokens: ``[B, N, image_dim]``.
-        control_latents: ``[B, 20, f, h, 2w]`` float32.
-        camera_tokens: ``[B, dim, f, h/2, w]`` output of the camera adapter.
-    """
-
-    text: Tensor
-    negative_text: Tensor | None
-    image_tokens: Tensor
-    control_latents: Tensor
-    camera_tokens: Tensor | None
+MOST_PROMPTS = 64
+"""Embeddings that a pipeline with a text encoder keeps (up to 4 MiB each), the newest."""
 
 
 class Gen3RPipeline:
@@ -187,7 +97,7 @@ class Gen3RPipeline:
         self.scheduler = dict(scheduler or {})
         self.num_frames = num_frames
         self.image_size = image_size
-        self._check_fit()
+        check_fit(transformer, video_vae, geometry_adapter, vggt, image_encoder, text_encoder)
 
     @classmethod
     def from_pretrained(
@@ -210,15 +120,18 @@ class Gen3RPipeline:
 
         Raises:
             CheckpointError: something is missing, damaged or does not fit.
+            DeviceError: memory runs out.
         """
         checkpoint = folder if isinstance(folder, Checkpoint) else open_checkpoint(folder)
         names = ["transformer", "video_vae", "geometry_adapter", "vggt", "image_encoder"]
         if prompts is None:
             names.append("text_encoder")
         files = {name: checkpoint.component(name) for name in names}
-        loaded: dict[str, Any] = {
-            name: load_component(part, device=device, dtype=dtype, progress=progress) for name, part in files.items()
-        }
+        with memory_errors():
+            loaded: dict[str, Any] = {
+                name: load_component(part, device=device, dtype=dtype, progress=progress)
+                for name, part in files.items()
+            }
         tokenizer = None
         if prompts is None and checkpoint.tokenizer is not None:
             tokenizer = Tokenizer.from_folder(checkpoint.tokenizer)
@@ -231,34 +144,6 @@ class Gen3RPipeline:
             num_frames=checkpoint.defaults["num_frames"],
             image_size=(height, width),
         )
-
-    def _check_fit(self) -> None:
-        transformer, adapter, vggt = self.transformer.config, self.geometry_adapter.config, self.vggt.config
-        latent = int(self.video_vae.config.z_dim)
-        tokens = (len(vggt.layers) + 1) * 2 * vggt.embed_dim
-        facts = {
-            "latent channels of transformer and video VAE": (transformer.out_channels, latent),
-            "latent channels of geometry adapter and video VAE": (adapter.latent_channels, latent),
-            "input channels of the transformer (latents, control latents, mask)": (
-                transformer.in_channels,
-                2 * latent + 4,
-            ),
-            "image tokens of transformer and image encoder": (
-                transformer.image_dim,
-                self.image_encoder.config.hidden_size,
-            ),
-            "tokens of geometry adapter and VGGT": (adapter.token_channels, tokens),
-        }
-        if self.text_encoder is not None:
-            facts["text of transformer and text encoder"] = (
-                transformer.text_dim,
-                self.text_encoder.config.hidden_size,
-            )
-        wrong = [f"{what}: {a} and {b}" for what, (a, b) in facts.items() if a != b]
-        if wrong:
-            raise CheckpointError(
-                f"the components do not belong together ({'; '.join(wrong)}). Take all of them from one checkpoint"
-            )
 
     @property
     def device(self) -> torch.device:
@@ -305,16 +190,19 @@ class Gen3RPipeline:
 
         Raises:
             InputError: images, cameras, prompts or options cannot be used.
+            DeviceError: memory runs out, or the attention kernel cannot run here.
             CancelledError: the callback asked for it.
         """
         sampling = sampling or Sampling()
         monitor = monitor or JobMonitor(callback, self.device)
-        shape, jobs = self._resolve(jobs, sampling)
+        shape, jobs = resolve_jobs(jobs, sampling, num_frames=self.num_frames, image_size=self.image_size)
         task = jobs[0].task
         solver = FlowSolver(sampling.scheduler, sampling.steps, shift=sampling.shift, euler=self.scheduler)
+        channels = self.geometry_adapter.config.latent_channels
         if noise is None:
-            noise = [Noise.draw(job.seed, self.geometry_adapter.config.latent_channels, shape) for job in jobs]
-        with kernel_scope(sampling.attention):
+            noise = [Noise.draw(job.seed, channels, shape) for job in jobs]
+        check_noise(noise, len(jobs), channels, shape)
+        with memory_errors(), kernel_scope(sampling.attention):
             images = torch.stack([self._prepare_images(job, shape) for job in jobs])
             conditions = self._condition(jobs, images, shape, sampling, noise, monitor)
             latents = torch.stack([draw.latents for draw in noise]).to(self.device)
@@ -347,18 +235,17 @@ class Gen3RPipeline:
 
         Raises:
             InputError: the size is not a multiple of the patch size.
+            DeviceError: memory runs out, or the attention kernel cannot run here.
             CancelledError: the callback asked for it.
         """
         monitor = monitor or JobMonitor(callback, self.device)
-        if images.ndim != 4 or images.shape[1] != 3 or not len(images):
-            raise InputError(f"images must have shape [N, 3, H, W] with N at least 1, got {tuple(images.shape)}")
+        check_images(images)
         images = images.to(device=self.device, dtype=torch.float32)
-        size = (images.shape[2], images.shape[3])
-        with kernel_scope(attention), monitor.stage("vggt"):
+        with memory_errors(), kernel_scope(attention), monitor.stage("vggt"):
             prediction = self.vggt(images[None])
             observed = torch.ones(len(images), dtype=torch.bool, device=self.device)
             colors = images.permute(0, 2, 3, 1)
-            return _scene(prediction, 0, colors, size, observed, None, limit_depth)
+            return assemble_scene(prediction, colors, observed, limit_depth=limit_depth)
 
     def embed(self, texts: Sequence[str | Tensor]) -> list[Tensor]:
         """Embeddings of prompts: from the cache, or by the text encoder.
@@ -367,49 +254,24 @@ class Gen3RPipeline:
             one ``[length, text_dim]`` tensor a prompt, on the pipeline's device.
 
         Raises:
-            InputError: a text is not cached and there is no text encoder.
+            InputError: a text is not cached and there is no text encoder, or no tokenizer.
         """
-        if self.text_encoder is not None and self.tokenizer is not None:
+        known = self.prompts
+        if self.text_encoder is not None:
             new = [text for text in texts if isinstance(text, str) and text not in self.prompts]
-            if new:
+            if new and self.tokenizer is None:
+                raise InputError(
+                    f"prompt {new[0]!r} cannot be embedded: the checkpoint has no tokenizer folder; add it, or give "
+                    f"cached embeddings"
+                )
+            if new and self.tokenizer is not None:
                 cache = embed_prompts(new, self.tokenizer, self.text_encoder, self.transformer.config.text_len)
-                self.prompts = self.prompts.merged(cache)
-        found = [self.prompts.get(text) if isinstance(text, str) else text for text in texts]
+                known = self.prompts.merged(cache)
+                self.prompts = known.newest(MOST_PROMPTS)
+        found = [known.get(text) if isinstance(text, str) else text for text in texts]
         return [embedding.to(self.device) for embedding in found]
 
     # ------------------------------------------------------------------ the steps
-
-    def _resolve(self, jobs: Sequence[Job], sampling: Sampling) -> tuple[LatentShape, list[Job]]:
-        """Check that jobs go together and fix the frame count and size."""
-        if not jobs:
-            raise InputError("no job was given")
-        tasks = {Task(job.task) for job in jobs}
-        if len(tasks) > 1:
-            raise InputError(f"jobs of a batch must have one task, got {', '.join(sorted(t.value for t in tasks))}")
-        task = tasks.pop()
-        for index, job in enumerate(jobs):
-            if job.images.ndim != 4 or job.images.shape[1] != 3 or not len(job.images):
-                raise InputError(
-                    f"images of job {index} must have shape [N, 3, H, W], N at least 1, got {tuple(job.images.shape)}"
-                )
-        frames = sampling.num_frames
-        if frames is None:
-            frames = self.num_frames
-            if task is Task.ALL_VIEW:
-                frames = min(frames, *((len(job.images) - 1) // 4 * 4 + 1 for job in jobs))
-        height, width = sampling.size or self.image_size
-        shape = LatentShape(frames, height, width)
-        resolved = []
-        for job in jobs:
-            cameras = job.cameras
-            if task is Task.ALL_VIEW:
-                cameras = "free"
-            elif isinstance(cameras, CameraPath):
-                cameras = thin_path(cameras, frames)
-            elif cameras not in BUILT_IN_PATHS:
-                raise InputError(f"camera path {cameras!r} is unknown; choose one of: {', '.join(BUILT_IN_PATHS)}")
-            resolved.append(replace(job, task=task, images=choose_images(job.images, task, frames), cameras=cameras))
-        return shape, resolved
 
     def _prepare_images(self, job: Job, shape: LatentShape) -> Tensor:
         """``[n, 3, H, W]`` float32 on the device: short side resized, centre cropped."""
@@ -448,6 +310,10 @@ class Gen3RPipeline:
 
     def _embed_cameras(self, jobs: Sequence[Job], images: Tensor, shape: LatentShape) -> Tensor | None:
         if self.transformer.camera_adapter is None:
+            asked = [job.cameras for job in jobs if job.cameras != "free"]
+            if asked:
+                name = repr(asked[0]) if isinstance(asked[0], str) else "a camera path"
+                raise InputError(f"this transformer has no camera adapter: it cannot follow {name}; use 'free' cameras")
             return None
         dtype = self.transformer.patch_embedding.weight.dtype
         tokens = []
@@ -474,7 +340,7 @@ class Gen3RPipeline:
     def built_in_cameras(self, name: str, images: Tensor, shape: LatentShape) -> CameraPath:
         """A built-in path with the first image's intrinsics and the scale of its depth, both from VGGT."""
         tokens = self.vggt.aggregate(images[None])
-        encoding = _plausible(self.vggt.predict_cameras(tokens)[-1])
+        encoding = plausible_encoding(self.vggt.predict_cameras(tokens)[-1])
         _, intrinsics = decode_pose_encoding(encoding, shape.size)
         depth, _ = self.vggt.predict_depth(tokens, shape.size)
         poses = built_in_path(name, shape.num_frames, float(SCENE_SCALE * depth.median()))
@@ -526,38 +392,5 @@ class Gen3RPipeline:
             with monitor.stage("video_decode"):
                 video = decode_video(self.video_vae, appearance[index : index + 1])[0]
                 colors = (video / 2 + 0.5).clamp(0, 1).permute(1, 2, 3, 0)
-            scenes.append(_scene(prediction, 0, colors, shape.size, observed, scale, limit_depth))
+            scenes.append(assemble_scene(prediction, colors, observed, limit_depth=limit_depth, metres_per_unit=scale))
         return scenes
-
-
-def _plausible(encoding: Tensor) -> Tensor:
-    """Pose encoding whose fields of view give finite, positive focal lengths (the head may say 0)."""
-    fov = encoding[..., 7:].clamp(SMALLEST_FOV, math.pi - SMALLEST_FOV)
-    return torch.cat((encoding[..., :7], fov), dim=-1)
-
-
-def _scene(
-    prediction: VGGTPrediction,
-    index: int,
-    colors: Tensor,
-    size: tuple[int, int],
-    observed: Tensor,
-    metres_per_unit: float | None,
-    limit_depth: bool,
-) -> Scene:
-    """Assemble a scene: cameras from their encoding, points from depth, in float32 on the device."""
-    poses, intrinsics = decode_pose_encoding(_plausible(prediction.pose_encoding[index]), size)
-    depth = prediction.depth[index]
-    return Scene(
-        colors=colors,
-        depth=depth,
-        depth_confidence=prediction.depth_confidence[index],
-        points=unproject_depth(depth, poses, intrinsics),
-        point_map=prediction.points[index],
-        point_map_confidence=prediction.points_confidence[index],
-        valid=depth_mask(depth, limit_range=limit_depth),
-        intrinsics=intrinsics,
-        T_cam_world=homogeneous(poses),
-        observed=observed,
-        metres_per_unit=metres_per_unit,
-    )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from gen3r_core.errors import InputError
@@ -61,17 +61,24 @@ class PromptCache:
         """Both caches' prompts; the other's where both know one."""
         return PromptCache({**self._embeddings, **other._embeddings})
 
+    def newest(self, count: int) -> PromptCache:
+        """The ``count`` prompts that were added last."""
+        return PromptCache(dict(list(self._embeddings.items())[-count:]))
+
     def save(self, path: Path | str, *, model: str = "") -> None:
         """Write all embeddings to a safetensors file, atomically.
 
         Args:
             path: file to write.
             model: which text encoder made them, for the reader.
+
+        Raises:
+            OutputError: it cannot be written.
         """
         tensors = {str(index): value.contiguous().cpu() for index, value in enumerate(self._embeddings.values())}
         metadata = {"format": _FORMAT, "texts": json.dumps(self.texts), "model": model}
         with atomic_path(Path(path)) as partial:
-            save_file(tensors, partial, metadata=metadata)
+            partial.write_bytes(save(tensors, metadata))  # small, and its errors are those of the operating system
 
     @classmethod
     def load(cls, path: Path | str) -> PromptCache:
@@ -119,7 +126,7 @@ def read_prompts(path: Path) -> list[str]:
         InputError: unreadable, or nothing in it.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"prompt file {path} cannot be read: {error}") from error
     prompts = [line for line in lines if line]

@@ -33,6 +33,7 @@ class FlowSolver:
         timesteps: ``[num_steps]`` on the host, what the network is told (float for Euler, whole
             numbers for the others).
         sigmas: ``[num_steps + 1]`` float32 on the host, noise levels with the final 0.
+        shift: the one in force, asked for or by default.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class FlowSolver:
         self._scheduler.set_begin_index(0)
         self.timesteps: Tensor = self._scheduler.timesteps
         self.sigmas: Tensor = self._scheduler.sigmas
+        chosen = self._scheduler.config
+        self.shift = float(chosen["flow_shift" if "flow_shift" in chosen else "shift"])
 
     @staticmethod
     def _euler(config: dict[str, Any], num_steps: int, shift: float | None) -> FlowMatchEulerDiscreteScheduler:
@@ -112,8 +115,7 @@ class FlowSolver:
         config = self._scheduler.config
         levels = np.linspace(1, config.num_train_timesteps, config.num_train_timesteps, dtype=np.float32)[::-1]
         sigmas = torch.from_numpy(levels.copy()) / config.num_train_timesteps
-        shift = config.get("shift", config.get("flow_shift"))
-        shifted: Tensor = shift * sigmas / (1 + (shift - 1) * sigmas)
+        shifted: Tensor = self.shift * sigmas / (1 + (self.shift - 1) * sigmas)
         return shifted
 
     def __len__(self) -> int:

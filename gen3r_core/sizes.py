@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from gen3r_core.checkpoint.components import SPECS, Config
+from gen3r_core.checkpoint.folder import SCHEDULER_DEFAULTS
 from gen3r_core.errors import InputError
 from gen3r_core.models.text_encoder import Tokenizer
 from gen3r_core.pipeline import Gen3RPipeline
@@ -164,6 +165,7 @@ def random_pipeline(
     return Gen3RPipeline(
         **parts,
         tokenizer=character_tokenizer() if text_encoder else None,
+        scheduler=SCHEDULER_DEFAULTS,
         num_frames=named.num_frames,
         image_size=named.image_size,
     )

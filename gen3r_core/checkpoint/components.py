@@ -121,11 +121,6 @@ def _transformer_keys(values: Mapping[str, Any], config: Config, infos: Infos) -
     return published.transformer_keys(extra if values.get("pad_input_channels") and extra > 0 else 0)
 
 
-def _image_encoder_keys(_values: Mapping[str, Any], config: Config, _infos: Infos) -> KeyMap:
-    positions = 1 + (config["image_size"] // config["patch_size"]) ** 2
-    return published.image_encoder_keys(config["num_layers"], positions, config["hidden_size"])
-
-
 def _build_from_options(
     build: Callable[..., nn.Module], options: tuple[str, ...], name: str
 ) -> Callable[[Config], nn.Module]:
@@ -204,7 +199,7 @@ SPECS: dict[str, ComponentSpec] = {
             config_from_published=lambda values: ImageEncoderConfig.from_published(values).to_dict(),
             build=lambda config: ImageEncoder(ImageEncoderConfig.from_dict(config)),
             config_of=_own_config,
-            published_keys=_image_encoder_keys,
+            published_keys=lambda _values, config, _infos: published.image_encoder_keys(config["num_layers"]),
         ),
     )
 }

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,6 +28,7 @@ SHARD_BYTES = 2 * 2**30
 """Largest weight file; also bounds the memory that converting takes."""
 
 _DONE = "converted.json"
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,22 @@ class _Piece:
     target: Target
     dtype: torch.dtype
     nbytes: int
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What our layout stores of a component.
+
+    Attributes:
+        pieces: in the order of the source, which reads best.
+        nbytes: of all pieces.
+        fingerprint: of the source's files (names, sizes, times), its configuration, and the type asked for:
+            what an interrupted conversion has written is only taken over if it came from the same.
+    """
+
+    pieces: list[_Piece]
+    nbytes: int
+    fingerprint: str
 
 
 def convert_checkpoint(
@@ -60,24 +80,28 @@ def convert_checkpoint(
         CheckpointError: the source is damaged or does not fit.
         OutputError: the destination is in use, or cannot be written.
     """
+    destination = destination.resolve()
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise OutputError(f"{destination} already holds something; name a folder that does not exist yet")
     work = destination.parent / f".partial-{destination.name}"
-    plans = {name: _pieces(files, dtype) for name, files in checkpoint.components.items()}
+    plans = {name: _plan(files, dtype) for name, files in checkpoint.components.items()}
     try:
         work.mkdir(parents=True, exist_ok=True)
-        left = sum(p.nbytes for name, pieces in plans.items() if not _finished(work, name, dtype) for p in pieces)
+        _remove_others(work, plans)
+        left = sum(plan.nbytes for name, plan in plans.items() if _finished(work / name, plan) is None)
         check_free_space(destination, left)
-        sums: dict[str, Any] = {}
+        sums: dict[str, dict[str, Any]] = {}
         for name, files in checkpoint.components.items():
-            if not _finished(work, name, dtype):
-                _write_component(files, plans[name], work / name, dtype, progress)
+            own = _finished(work / name, plans[name])
+            if own is None:
+                own = _write_component(files, plans[name], work / name, progress)
+            sums.update({f"{name}/{file}": facts for file, facts in own.items()})
         if checkpoint.tokenizer is not None:
-            shutil.copytree(checkpoint.tokenizer, work / "tokenizer", dirs_exist_ok=True)
-        (work / "scheduler").mkdir(exist_ok=True)
+            shutil.copytree(checkpoint.tokenizer, work / "tokenizer")
+        (work / "scheduler").mkdir()
         (work / "scheduler" / "scheduler_config.json").write_text(json.dumps(dict(checkpoint.scheduler), indent=2))
-        for path in sorted(p for p in work.rglob("*") if p.is_file() and p.name not in (_DONE, MANIFEST)):
-            sums[path.relative_to(work).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for folder in ("tokenizer", "scheduler"):
+            sums.update({f"{folder}/{file}": facts for file, facts in _sums(work / folder).items()})
         manifest = {
             "format": "gen3r",
             "format_version": FORMAT_VERSION,
@@ -96,6 +120,24 @@ def convert_checkpoint(
         raise output_error(destination, error) from error
 
 
+def _remove_others(work: Path, plans: Mapping[str, _Plan]) -> None:
+    """Clear what an interrupted conversion, perhaps of another source, left beside unfinished components."""
+    for path in work.iterdir():
+        if path.name not in plans:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _plan(files: ComponentFiles, dtype: torch.dtype | None) -> _Plan:
+    try:
+        pieces = _pieces(files, dtype)
+        facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files.source.files]
+    finally:
+        files.close()
+    origin = json.dumps([FORMAT_VERSION, str(dtype), _jsonable(files.config), facts], sort_keys=True)
+    fingerprint = hashlib.sha256(origin.encode()).hexdigest()
+    return _Plan(pieces, sum(piece.nbytes for piece in pieces), fingerprint)
+
+
 def _secondary_names(keymap: KeyMap, names: list[str]) -> set[str]:
     """Names that our layout does not store because another name's tensor serves for them."""
     secondary: set[str] = set()
@@ -107,7 +149,6 @@ def _secondary_names(keymap: KeyMap, names: list[str]) -> set[str]:
 
 
 def _pieces(files: ComponentFiles, dtype: torch.dtype | None) -> list[_Piece]:
-    """What our layout stores of a component, in the order of the source (which reads best)."""
     empty = build_empty(files)
     wanted = {name: tensor.numel() for name, tensor in empty.module.state_dict(keep_vars=True).items()}
     left_out = _secondary_names(files.spec.own_keys, list(wanted))
@@ -135,14 +176,16 @@ def _shards(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
 
 
 def _write_component(
-    files: ComponentFiles, pieces: list[_Piece], folder: Path, dtype: torch.dtype | None, progress: Progress | None
-) -> None:
+    files: ComponentFiles, plan: _Plan, folder: Path, progress: Progress | None
+) -> dict[str, dict[str, Any]]:
+    """Write configuration and weights; returns the files' sums."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(_jsonable(files.config), indent=2))
-    shards = list(_shards(pieces))
-    total, done = sum(piece.nbytes for piece in pieces), 0
+    shards = list(_shards(plan.pieces))
+    done = 0
+    last = {piece.key: piece for piece in plan.pieces}
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -150,31 +193,68 @@ def _write_component(
         for piece in shard:
             value = piece.target.apply(files.source.read(piece.key)).to(piece.dtype)
             tensors[piece.name] = value.contiguous()
+            if last[piece.key] is piece:
+                files.source.release(piece.key)
             done += piece.nbytes
             if progress is not None:
-                progress(files.spec.name, done, total)
-        save_file({key: _own(value, tensors) for key, value in tensors.items()}, folder / name)
+                progress(files.spec.name, done, plan.nbytes)
+        _save(_apart(tensors), folder / name)
         weight_map.update(dict.fromkeys(tensors, name))
+    files.close()
     if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        index = {"metadata": {"total_size": plan.nbytes}, "weight_map": weight_map}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-    (folder / _DONE).write_text(json.dumps({"dtype": str(dtype)}))
+    sums = _sums(folder)
+    (folder / _DONE).write_text(json.dumps({"source": plan.fingerprint, "files": sums}))
+    return sums
 
 
-def _own(value: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Safetensors refuses tensors that share memory: parts of one file tensor and tied ones are copied."""
-    storage = value.untyped_storage().data_ptr()
-    shared = sum(other.untyped_storage().data_ptr() == storage for other in tensors.values())
-    return value.clone() if shared > 1 else value
+    sharing = Counter(value.untyped_storage().data_ptr() for value in tensors.values())
+    return {
+        key: value.clone() if sharing[value.untyped_storage().data_ptr()] > 1 else value
+        for key, value in tensors.items()
+    }
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write a weight file and bring it to the disk.
+
+    Raises:
+        OSError: also where safetensors hides it in an error of its own.
+    """
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        number = _OS_ERROR.search(str(error))
+        if number is None:
+            raise OutputError(f"cannot write {path}: {error}") from error
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sums(folder: Path) -> dict[str, dict[str, Any]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files
+    }
 
 
 def _jsonable(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
 
 
-def _finished(work: Path, name: str, dtype: torch.dtype | None) -> bool:
-    marker = work / name / _DONE
-    return marker.is_file() and json.loads(marker.read_text()).get("dtype") == str(dtype)
+def _finished(folder: Path, plan: _Plan) -> dict[str, dict[str, Any]] | None:
+    """Sums of a component that an earlier call has finished from the same source; None if it is to be written."""
+    try:
+        marker = json.loads((folder / _DONE).read_text())
+        sums: dict[str, dict[str, Any]] = marker["files"]
+        whole = all((folder / name).stat().st_size == facts["bytes"] for name, facts in sums.items())
+        return sums if whole and marker["source"] == plan.fingerprint else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # not there, or cut off in the middle
 
 
 def sha256(path: Path) -> str:

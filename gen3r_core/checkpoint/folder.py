@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gen3r_core.checkpoint.components import SPECS, ComponentSpec, Config
@@ -57,16 +57,22 @@ class ComponentFiles:
         path: its folder or weight file.
         layout: "gen3r", "published" or "parts".
         raw_config: ``config.json`` as it stands.
+        facts: size and SHA-256 of the folder's files, by name, as our layout's ``gen3r.json`` lists them.
+        problem: why the component cannot be used, None if nothing is known against it; it is raised when
+            the component is opened, so that the others can still be.
     """
 
     spec: ComponentSpec
     path: Path
     layout: str
     raw_config: Mapping[str, Any]
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    problem: str | None = None
 
     @cached_property
     def config(self) -> Config:
         """Our configuration of the network."""
+        self._check()
         if self.layout == "gen3r":
             return dict(self.raw_config)
         config = self.spec.config_from_published(self.raw_config)
@@ -77,7 +83,8 @@ class ComponentFiles:
 
     @cached_property
     def source(self) -> TensorSource:
-        """Its tensors, read lazily."""
+        """Its tensors, read lazily; stays open until :meth:`close`."""
+        self._check()
         return open_weights(self.path)
 
     @cached_property
@@ -87,6 +94,15 @@ class ComponentFiles:
             return self.spec.own_keys
         values = {**self.raw_config, "pad_input_channels": self.layout == "parts"}
         return self.spec.published_keys(values, self.config, self.source.infos)
+
+    def close(self) -> None:
+        """Let go of the files, and of the tensors of a pickle that could not be mapped; reading opens them again."""
+        self.__dict__.pop("source", None)
+
+    def _check(self) -> None:
+        _check_sizes(self.path, self.facts)
+        if self.problem is not None:
+            raise CheckpointError(self.problem)
 
 
 @dataclass(frozen=True)
@@ -117,12 +133,15 @@ class Checkpoint:
         Raises:
             CheckpointError: the checkpoint does not hold it.
         """
-        if name not in self.components:
-            raise CheckpointError(
-                f"{self.root} has no {name} (folder {folder_name(name, self.layout)!r}); "
-                f"'gen3r info {self.root}' lists what is there"
-            )
-        return self.components[name]
+        if name in self.components:
+            return self.components[name]
+        if self.layout == "parts":
+            place = f"{WAN_PARTS[name]} in the Wan base folder" if name in WAN_PARTS else "a path of its own"
+            raise CheckpointError(f"the parts around {self.root} lack the {name}; it is expected at {place}")
+        raise CheckpointError(
+            f"{self.root} has no {name} (folder {folder_name(name, self.layout)!r}); "
+            f"'gen3r info {self.root}' lists what is there"
+        )
 
 
 def folder_name(name: str, layout: str) -> str:
@@ -150,15 +169,8 @@ def open_checkpoint(root: Path | str) -> Checkpoint:
             f"checkpoint folder {root} does not exist. 'gen3r fetch REPO_ID {root}' downloads a published one"
         )
     if (root / MANIFEST).is_file():
-        manifest = read_json(root / MANIFEST)
-        if manifest.get("format") != "gen3r" or manifest.get("format_version") != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{root / MANIFEST} has format {manifest.get('format')!r}, version {manifest.get('format_version')!r}; "
-                f"this release reads version {FORMAT_VERSION}. Convert the original checkpoint again"
-            )
-        _check_sizes(root, manifest)
-        defaults = {**PUBLISHED_DEFAULTS, **manifest.get("defaults", {})}
-        return _assemble(root, "gen3r", defaults, manifest)
+        manifest = _read_manifest(root / MANIFEST)
+        return _assemble(root, "gen3r", {**PUBLISHED_DEFAULTS, **manifest["defaults"]}, manifest)
     if (root / "model_index.json").is_file():
         read_json(root / "model_index.json")
         return _assemble(root, "published", PUBLISHED_DEFAULTS, {})
@@ -170,16 +182,54 @@ def open_checkpoint(root: Path | str) -> Checkpoint:
     )
 
 
-def _check_sizes(root: Path, manifest: Mapping[str, Any]) -> None:
-    for name, facts in manifest.get("files", {}).items():
-        path = root / name
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """``gen3r.json``, checked; ``defaults`` and ``files`` are there."""
+    manifest = read_json(path)
+    if manifest.get("format") != "gen3r" or manifest.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format {manifest.get('format')!r}, version {manifest.get('format_version')!r}; "
+            f"this release reads version {FORMAT_VERSION}. Convert the original checkpoint again"
+        )
+    manifest = {"defaults": {}, "files": {}, **manifest}
+    try:
+        for name, facts in manifest["files"].items():
+            inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
+            if not (inside and isinstance(facts["bytes"], int) and isinstance(facts["sha256"], str)):
+                raise ValueError(f"the entry of file {name!r} is {facts!r}")
+        sizes = [manifest["defaults"].get("num_frames", 1), *manifest["defaults"].get("image_size", (1, 1))]
+        if len(sizes) != 3 or not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise ValueError(f"defaults are {manifest['defaults']!r}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}). Convert the original checkpoint again") from error
+    return manifest
+
+
+def _check_sizes(folder: Path, facts: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, own in facts.items():
+        path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{path} is missing, but {MANIFEST} lists it. Copy the checkpoint again")
-        if path.stat().st_size != facts["bytes"]:
+        if path.stat().st_size != own["bytes"]:
             raise CheckpointError(
-                f"{path} has {path.stat().st_size} bytes instead of {facts['bytes']}: it is truncated or was changed. "
+                f"{path} has {path.stat().st_size} bytes instead of {own['bytes']}: it is truncated or was changed. "
                 f"Copy the checkpoint again"
             )
+
+
+def _facts_of(folder: str, manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What a manifest says about the files of a sub-folder, by name within it."""
+    found = manifest.get("files", {}).items()
+    return {name.removeprefix(f"{folder}/"): facts for name, facts in found if name.startswith(f"{folder}/")}
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], str | None]:
+    """Content of a component's ``config.json`` without the writer's remarks, and what is wrong with it."""
+    path = folder / "config.json"
+    try:
+        values = read_json(path) if path.is_file() else {}
+    except CheckpointError as error:
+        return {}, str(error)
+    return {key: value for key, value in values.items() if not key.startswith("_")}, None
 
 
 def _assemble(root: Path, layout: str, defaults: Mapping[str, Any], manifest: Mapping[str, Any]) -> Checkpoint:
@@ -187,11 +237,13 @@ def _assemble(root: Path, layout: str, defaults: Mapping[str, Any], manifest: Ma
     for name, spec in SPECS.items():
         folder = root / folder_name(name, layout)
         if folder.is_dir():
-            config = folder / "config.json"
-            values = read_json(config) if config.is_file() else {}
-            values = {key: value for key, value in values.items() if not key.startswith("_")}
-            components[name] = ComponentFiles(spec, folder, layout, values)
+            values, problem = _read_config(folder)
+            facts = _facts_of(folder.name, manifest)
+            components[name] = ComponentFiles(spec, folder, layout, values, facts, problem)
     tokenizer = root / "tokenizer"
+    if tokenizer.is_dir():
+        _check_sizes(tokenizer, _facts_of("tokenizer", manifest))
+    _check_sizes(root / "scheduler", _facts_of("scheduler", manifest))
     return Checkpoint(
         root=root,
         layout=layout,
@@ -226,6 +278,8 @@ def open_parts(
     tokenizer: Path | None = None
     root = Path(wan_base) if wan_base is not None else Path()
     if wan_base is not None:
+        if not root.is_dir():
+            raise CheckpointError(f"Wan base folder {root} does not exist")
         for name, relative in WAN_PARTS.items():
             path = root / relative
             if name == "tokenizer":
@@ -239,13 +293,13 @@ def open_parts(
     for name, path in given.items():
         if not path.exists():
             raise CheckpointError(f"{name}: {path} does not exist")
-        config = (path if path.is_dir() else path.parent) / "config.json"
+        values: dict[str, Any] = {}
+        problem = None
         # Beside a weight file of a Wan base folder stands the transformer's configuration.
-        own = path.is_dir() or name not in ("video_vae", "text_encoder", "image_encoder")
-        values = read_json(config) if own and config.is_file() else {}
+        if path.is_dir() or name not in ("video_vae", "text_encoder", "image_encoder"):
+            values, problem = _read_config(path if path.is_dir() else path.parent)
         values.update((configs or {}).get(name, {}))
-        values = {key: value for key, value in values.items() if not key.startswith("_")}
-        components[name] = ComponentFiles(SPECS[name], path, "parts", values)
+        components[name] = ComponentFiles(SPECS[name], path, "parts", values, problem=problem)
     return Checkpoint(
         root=root,
         layout="parts",

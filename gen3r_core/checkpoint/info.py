@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,17 +41,17 @@ class PartInfo:
     detail: str = ""
 
 
-def inspect_checkpoint(folder: Path, *, verify: bool = False) -> tuple[Checkpoint, list[PartInfo]]:
+def inspect_checkpoint(folder: Path | Checkpoint, *, verify: bool = False) -> tuple[Checkpoint, list[PartInfo]]:
     """Check every component's keys and shapes without loading weights.
 
     Args:
-        folder: checkpoint of any layout.
+        folder: checkpoint of any layout, or one that is already open.
         verify: also compare the SHA-256 sums of our layout.
 
     Raises:
         CheckpointError: the folder is not a checkpoint.
     """
-    checkpoint = open_checkpoint(folder)
+    checkpoint = folder if isinstance(folder, Checkpoint) else open_checkpoint(folder)
     rows = [_component(checkpoint, name) for name in SPECS]
     rows.append(_tokenizer(checkpoint))
     if verify:
@@ -65,26 +66,21 @@ def _component(checkpoint: Checkpoint, name: str) -> PartInfo:
     files = checkpoint.components[name]
     try:
         plan = build_empty(files).plan
+        infos, paths = files.source.infos, files.source.files
     except CheckpointError as error:
         return PartInfo(name, "broken", licence=licence, detail=str(error))
-    infos = files.source.infos
+    finally:
+        files.close()
     kinds = Counter(str(infos[key].dtype).removeprefix("torch.") for key in plan.assignments)
-    parameters = 0
-    for key in plan.assignments:
-        count = 1
-        for side in infos[key].shape:
-            count *= side
-        parameters += count
-    detail = f"{len(plan.ignored)} tensors without use left out" if plan.ignored else ""
     return PartInfo(
         name,
         "ok",
-        files=len(files.source.files),
-        size_bytes=sum(path.stat().st_size for path in files.source.files),
-        parameters=parameters,
+        files=len(paths),
+        size_bytes=sum(path.stat().st_size for path in paths),
+        parameters=sum(math.prod(infos[key].shape) for key in plan.assignments),
         dtype="+".join(kind for kind, _ in kinds.most_common()),
         licence=licence,
-        detail=detail,
+        detail=f"{len(plan.ignored)} tensors without use left out" if plan.ignored else "",
     )
 
 
@@ -106,11 +102,15 @@ def _verified(checkpoint: Checkpoint) -> list[PartInfo]:
     files = checkpoint.manifest.get("files", {})
     if not files:
         return [PartInfo("sums", "missing", detail="only our layout stores SHA-256 sums")]
-    changed = [name for name, facts in files.items() if sha256(checkpoint.root / name) != facts["sha256"]]
-    if changed:
-        return [
-            PartInfo("sums", "broken", detail=f"changed since conversion: {', '.join(changed)}; convert or copy again")
-        ]
+    absent = [name for name in files if not (checkpoint.root / name).is_file()]
+    changed = [
+        name
+        for name, facts in files.items()
+        if name not in absent and sha256(checkpoint.root / name) != facts["sha256"]
+    ]
+    wrong = [f"{title}: {', '.join(names)}" for title, names in (("missing", absent), ("changed", changed)) if names]
+    if wrong:
+        return [PartInfo("sums", "broken", detail=f"since conversion {'; '.join(wrong)}. Convert or copy again")]
     return [PartInfo("sums", "ok", files=len(files), detail="all SHA-256 sums agree")]
 
 

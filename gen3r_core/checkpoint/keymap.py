@@ -103,9 +103,15 @@ def part(index: int, count: int) -> Callable[[Tensor], Tensor]:
     return lambda tensor: tensor.chunk(count, dim=0)[index]
 
 
-def reshape(*shape: int) -> Callable[[Tensor], Tensor]:
-    """Conversion: another shape with as many elements."""
-    return lambda tensor: tensor.reshape(shape)
+def drop_front(count: int) -> Callable[[Tensor], Tensor]:
+    """Conversion: without the first ``count`` dimensions, which must be of size one (others stay and are reported)."""
+
+    def convert(tensor: Tensor) -> Tensor:
+        for _ in range(count):
+            tensor = tensor.squeeze(0)
+        return tensor
+
+    return convert
 
 
 def pad_input_channels(extra: int) -> Callable[[Tensor], Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,9 +36,9 @@ def build_empty(files: ComponentFiles) -> EmptyComponent:
     Raises:
         CheckpointError: the files do not fit (see :func:`match_keys`), or cannot be read.
     """
+    found = {key: info.shape for key, info in files.source.infos.items()}
     with init_empty_weights(include_buffers=False):
         module = files.spec.build(files.config)
-    found = {key: info.shape for key, info in files.source.infos.items()}
     plan = match_keys(files.spec.name, str(files.path), files.keymap, found, wanted_tensors(module))
     return EmptyComponent(module, plan)
 
@@ -79,9 +80,19 @@ def load_component(
     Raises:
         CheckpointError: the files do not fit or cannot be read.
     """
+    try:
+        module = _fill(files, torch.device(device), dtype, progress)
+    finally:
+        files.close()  # what is not part of the module (a pickle's tensors of another type, say) shall not stay
+    return module.to(device).eval()  # buffers are computed, not stored
+
+
+def _fill(
+    files: ComponentFiles, device: torch.device, dtype: torch.dtype | None, progress: Progress | None
+) -> nn.Module:
     empty = build_empty(files)
     infos = files.source.infos
-    total = sum(infos[key].dtype.itemsize * _numel(infos[key].shape) for key in empty.plan.assignments)
+    total = sum(infos[key].dtype.itemsize * math.prod(infos[key].shape) for key in empty.plan.assignments)
     done = 0
     for key, targets in empty.plan.assignments.items():
         tensor = files.source.read(key)
@@ -96,15 +107,8 @@ def load_component(
             _assign(empty.module, target.name, parameter)
             if target.convert is None and isinstance(parameter, nn.Parameter):
                 shared = parameter
-        done += infos[key].dtype.itemsize * _numel(infos[key].shape)
+        files.source.release(key)
+        done += infos[key].dtype.itemsize * math.prod(infos[key].shape)
         if progress is not None:
             progress(files.spec.name, done, total)
-    module = empty.module.to(device)  # buffers that are computed, not stored
-    return module.eval()
-
-
-def _numel(shape: Shape) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+    return empty.module

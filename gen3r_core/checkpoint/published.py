@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from gen3r_core.checkpoint.keymap import Ignored, KeyMap, Rule, pad_input_channels, part, reshape
+from gen3r_core.checkpoint.keymap import Ignored, KeyMap, Rule, drop_front, pad_input_channels, part
 
 _ATTENTION = {"self_attn": "attn1", "cross_attn": "attn2"}
 _PROJECTION = {
@@ -186,13 +186,11 @@ def text_encoder_keys(num_layers: int, *, shared_positions: bool = False) -> Key
     return KeyMap(rules)
 
 
-def image_encoder_keys(num_layers: int, num_positions: int, width: int) -> KeyMap:
+def image_encoder_keys(num_layers: int) -> KeyMap:
     """OpenCLIP (XLM-RoBERTa, ViT-H) names to transformers' names; the ``model.`` prefix is optional.
 
     Args:
         num_layers: blocks that are run; the file has one more, which is not.
-        num_positions: rows of the position table.
-        width: token width.
     """
     block = r"tower.encoder.layers.\1"
     qkv = [
@@ -209,11 +207,8 @@ def image_encoder_keys(num_layers: int, num_positions: int, width: int) -> KeyMa
             Rule(rf"visual\.transformer\.{num_layers}\..+", Ignored("CLIP's last visual block is never run by Gen3R")),
             Rule(r"visual\.post_norm\..+", Ignored("norm after the last visual block, which is never run")),
             Rule(r"visual\.head(\..+)?", Ignored("projection into CLIP's joint space, which Gen3R does not use")),
-            Rule(r"visual\.cls_embedding", [("tower.embeddings.class_embedding", reshape(width))]),
-            Rule(
-                r"visual\.pos_embedding",
-                [("tower.embeddings.position_embedding.weight", reshape(num_positions, width))],
-            ),
+            Rule(r"visual\.cls_embedding", [("tower.embeddings.class_embedding", drop_front(2))]),
+            Rule(r"visual\.pos_embedding", [("tower.embeddings.position_embedding.weight", drop_front(1))]),
             Rule(r"visual\.patch_embedding\.weight", ("tower.embeddings.patch_embedding.weight",)),
             Rule(r"visual\.pre_norm\.(\w+)", (r"tower.pre_layrnorm.\1",)),
             *qkv,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import pickletools
 import re
+import struct
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,7 +23,19 @@ from gen3r_core.checkpoint.keymap import Shape
 from gen3r_core.errors import CheckpointError
 
 PICKLE_SUFFIXES = (".pth", ".pt", ".bin")
-_SHARD = re.compile(r".+-\d{5}-of-(\d{5})\.safetensors")
+_SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
+_OF_TENSORS = re.compile(
+    r"torch\.(_utils\._\w+|_tensor\._\w+|\w*Storage|storage\.\w+|Size|device|dtype|Tensor|u?int\d+|b?float\w+|bool)"
+    r"|torch\.nn\.parameter\.Parameter|collections\.OrderedDict"
+)
+"""Names that pickles of tensors ask for."""
+
+_UNREADABLE = (
+    RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError, OverflowError,
+    struct.error, pickle.UnpicklingError,
+)  # fmt: skip
+"""What torch.load raises on damaged files (each was seen when cutting or changing files at every byte)."""
+
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -60,6 +77,10 @@ class TensorSource(Protocol):
         """The tensor, backed by the memory-mapped file."""
         ...
 
+    def release(self, key: str) -> None:
+        """Say that a tensor will not be read again, so that its memory can go."""
+        ...
+
 
 class SafetensorsSource:
     """One or several safetensors files."""
@@ -93,6 +114,9 @@ class SafetensorsSource:
         tensor: Tensor = self._file_of[key].get_tensor(key)
         return tensor
 
+    def release(self, key: str) -> None:
+        """Nothing to do: only the file's mapping is kept."""
+
 
 class PickleSource:
     """A ``torch.save`` file, loaded with ``weights_only=True`` and memory-mapped where its format allows."""
@@ -105,38 +129,113 @@ class PickleSource:
     @staticmethod
     def _load(path: Path) -> dict[str, Tensor]:
         try:
-            try:
-                content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-            except RuntimeError as error:
-                if "mmap can only be used" not in str(error):
-                    raise
-                content = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise CheckpointError(
-                f"{path} is a pickle that holds more than tensors and was refused: loading it could run code. "
-                f"Get the weights as safetensors, or convert the file where you trust it"
-            ) from error
-        except (RuntimeError, EOFError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{path} is damaged or no torch file ({error}). Download or copy it again") from error
+            content = _torch_load(path)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-        for nested in ("state_dict", "model"):
-            if isinstance(content, Mapping) and isinstance(content.get(nested), Mapping):
-                content = content[nested]
-        if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
-            raise CheckpointError(f"{path} does not hold a state dict (a mapping from names to tensors)")
+        except _UNREADABLE as error:
+            code = _asks_for_code(path)
+            if code is not None:
+                raise CheckpointError(
+                    f"{path} is a pickle that holds more than tensors ({code}) and was refused: loading it could run "
+                    f"code. Get the weights as safetensors, or convert the file where you trust it"
+                ) from error
+            raise CheckpointError(
+                f"{path} is damaged or no file of weights ({type(error).__name__}: {_reason(error)}); it has "
+                f"{path.stat().st_size} bytes. Download or copy it again"
+            ) from error
+        content = _state_dict(content)
+        for key, value in content.items() if isinstance(content, Mapping) else [(None, None)]:
+            if not isinstance(key, str) or not isinstance(value, Tensor) or value.layout != torch.strided:
+                raise CheckpointError(
+                    f"{path} does not hold a state dict (a mapping from names to dense tensors), but {key!r} of "
+                    f"type {type(value if key is not None else content).__name__}"
+                )
         return dict(content)
 
     def read(self, key: str) -> Tensor:
         """The tensor, a view of the memory-mapped file."""
         return self._tensors[key]
 
+    def release(self, key: str) -> None:
+        """Drop the tensor; where the file could not be mapped it takes memory."""
+        del self._tensors[key]
+
+
+def _torch_load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except RuntimeError as error:
+        if "mmap can only be used" not in str(error):
+            raise
+    # Written before torch 1.6: no zip file, so the whole lies in memory.
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _asks_for_code(path: Path) -> str | None:
+    """A name beside those of tensors that a pickle asks for, without running it; None if there is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
+            return _foreign_name(io.BytesIO(archive.read(pickles[0]))) if pickles else None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError, ValueError):
+        pass
+    with path.open("rb") as file:
+        for _ in range(5):  # the old format: magic number, version, system, state dict, keys; then data
+            name = _foreign_name(file)
+            if name is not None:
+                return name
+    return None
+
+
+def _foreign_name(stream: IO[bytes]) -> str | None:
+    texts: list[str] = []
+    try:
+        for operation, argument, _ in pickletools.genops(stream):
+            name = None
+            if operation.name in ("GLOBAL", "INST"):
+                name = str(argument).replace(" ", ".")
+            elif operation.name == "STACK_GLOBAL":
+                name = ".".join(texts[-2:])
+            elif isinstance(argument, str):
+                texts.append(argument)
+            if name is not None and not _OF_TENSORS.fullmatch(name):
+                return name
+    except (ValueError, LookupError, EOFError, OverflowError, struct.error):
+        return None  # no pickle, or cut off
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    """What torch says, without its advice to switch the protection off."""
+    text = " ".join(str(error).split())
+    for mark in ("WeightsUnpickler error: ", "Weights only load failed. "):
+        text = text.rpartition(mark)[2]
+    return text.partition(" Check the documentation")[0][:120]
+
+
+def _state_dict(content: Any) -> Any:
+    """Trainers save the state dict beside other things, or one level deeper."""
+    for _ in range(3):
+        inner = [content[key] for key in ("state_dict", "model") if key in content] if _is_mapping(content) else []
+        if not inner or not _is_mapping(inner[0]):
+            break
+        content = inner[0]
+    return content
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
 
 def _indexed(folder: Path, index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(
+            {str(Path(name)) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        )
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index} is not a readable index of shards: {error!r}") from error
+        raise CheckpointError(f"{index} is not a readable index of shards: {error!r}. Download it again") from error
+    if not names:
+        raise CheckpointError(f"{index} names no shards. Download it again")
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
         raise CheckpointError(f"{index} names shards that are missing: {', '.join(absent)}. Download them again")
@@ -153,12 +252,16 @@ def find_weight_files(folder: Path) -> list[Path]:
     if len(indices) == 1:
         return _indexed(folder, indices[0])
     files = sorted(folder.glob("*.safetensors"))
-    shards = [path for path in files if _SHARD.fullmatch(path.name)]
-    if shards and len(shards) == len(files):
-        total = int(_SHARD.fullmatch(shards[0].name)[1])  # type: ignore[index]
-        if len(shards) != total:
-            raise CheckpointError(f"{folder} holds {len(shards)} of {total} shards. Download the missing ones")
-        return shards
+    sets = {(m[1], int(m[3])) if (m := _SHARD.fullmatch(path.name)) else None for path in files}
+    if len(sets) == 1 and not indices and (found := sets.pop()) is not None:
+        stem, total = found
+        expected = [f"{stem}-{number:05d}-of-{total:05d}.safetensors" for number in range(1, total + 1)]
+        absent = sorted(set(expected) - {path.name for path in files})
+        if absent:
+            raise CheckpointError(
+                f"{folder} holds {len(files)} of {total} shards. Download the missing ones: {', '.join(absent)}"
+            )
+        return files
     if not files:
         files = sorted(path for path in folder.glob("*") if path.suffix in PICKLE_SUFFIXES)
     if len(files) == 1:
@@ -166,8 +269,8 @@ def find_weight_files(folder: Path) -> list[Path]:
     if not files:
         raise CheckpointError(f"{folder} holds no weights (*.safetensors, *.pth, *.bin)")
     raise CheckpointError(
-        f"{folder} holds several weight files and no index: {', '.join(path.name for path in files)}. "
-        f"Leave only those that belong together"
+        f"{folder} holds several weight files and {len(indices) or 'no'} index: "
+        f"{', '.join(path.name for path in [*indices, *files])}. Leave only those that belong together"
     )
 
 
@@ -181,7 +284,5 @@ def open_weights(path: Path) -> TensorSource:
         raise CheckpointError(f"{path} does not exist")
     files = find_weight_files(path) if path.is_dir() else [path]
     if files[0].suffix in PICKLE_SUFFIXES:
-        if len(files) > 1:
-            raise CheckpointError(f"{path}: sharded pickles are not supported; use safetensors")
         return PickleSource(files[0])
     return SafetensorsSource(files)

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from gen3r_core.bench import BenchReport, describe_machine, format_table, run_bench
     from gen3r_core.errors import InputError
     from gen3r_core.io.atomic import write_json_atomic
-    from gen3r_core.pipeline import Sampling
+    from gen3r_core.jobs import Sampling
     from gen3r_core.progress import Progress
     from gen3r_core.sizes import random_pipeline
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from gen3r_core.pipeline import Gen3RPipeline, Sampling
+    from gen3r_core.jobs import Job, Sampling
+    from gen3r_core.pipeline import Gen3RPipeline
     from gen3r_core.scene import CameraPath
 
 TASKS = ("1view", "2view", "allview")
@@ -74,20 +75,34 @@ def run(args: argparse.Namespace) -> int:
     """Check inputs, load, generate, write."""
     from gen3r_core.checkpoint.folder import open_checkpoint
     from gen3r_core.conditioning import LatentShape, Task
-    from gen3r_core.io.atomic import check_free_space
-    from gen3r_core.io.results import needed_space
-    from gen3r_core.pipeline import Gen3RPipeline, Job, Sampling
+    from gen3r_core.io.results import check_destination
+    from gen3r_core.jobs import Job, Sampling, resolve_jobs
+    from gen3r_core.pipeline import Gen3RPipeline
     from gen3r_core.prompts import PromptCache, read_prompt
+    from gen3r_core.schedulers import FlowSolver
 
+    # Whatever can be wrong is found before weights are loaded.
     task = Task(args.task)
     checkpoint = open_checkpoint(args.pretrained_model_name_or_path)
     height, width = args.size or checkpoint.defaults["image_size"]
-    frames = args.num_frames or checkpoint.defaults["num_frames"]
+    frames = checkpoint.defaults["num_frames"] if args.num_frames is None else args.num_frames
     LatentShape(frames, height, width)
+    sampling = Sampling(
+        num_frames=args.num_frames,
+        size=args.size,
+        steps=args.steps,
+        guidance=args.guidance,
+        negative_prompt=args.negative_prompt,
+        scheduler=args.scheduler,
+        shift=FlowSolver(args.scheduler, args.steps, shift=args.shift, euler=checkpoint.scheduler).shift,
+        attention=args.attention,
+    )
     prompt = read_prompt(args.prompts)
     cameras = _cameras(args)
     images = read_frames(args.frame_path, task, frames)
-    check_free_space(args.output_dir, needed_space(frames, (height, width)))
+    job = Job(images, task, prompt, cameras, args.seed)
+    shape, _ = resolve_jobs([job], sampling, num_frames=frames, image_size=(height, width))
+    check_destination(args.output_dir, shape.num_frames, shape.size)
     prompts = PromptCache.load(args.prompt_embeds) if args.prompt_embeds else None
     if prompts is not None:
         for text in (prompt, args.negative_prompt):
@@ -98,22 +113,12 @@ def run(args: argparse.Namespace) -> int:
         pipeline = Gen3RPipeline.from_pretrained(
             checkpoint, device=device, dtype=dtype, prompts=prompts, progress=progress
         )
-    sampling = Sampling(
-        num_frames=args.num_frames,
-        size=args.size,
-        steps=args.steps,
-        guidance=args.guidance,
-        negative_prompt=args.negative_prompt,
-        scheduler=args.scheduler,
-        shift=args.shift,
-        attention=args.attention,
-    )
-    _generate(args, pipeline, Job(images, task, prompt, cameras, args.seed), sampling, dtype)
+    _generate(args, pipeline, job, sampling, dtype)
     return 0
 
 
 def _generate(
-    args: argparse.Namespace, pipeline: Gen3RPipeline, job: Any, sampling: Sampling, dtype: torch.dtype
+    args: argparse.Namespace, pipeline: Gen3RPipeline, job: Job, sampling: Sampling, dtype: torch.dtype
 ) -> None:
     from tqdm import tqdm
 
@@ -125,7 +130,7 @@ def _generate(
     with tqdm(total=sampling.steps + _WRITTEN + 6, desc="start", unit="step", mininterval=0.5) as bar:
 
         def show(progress: Progress) -> None:
-            bar.set_description(progress.stage, refresh=False)
+            bar.set_description(progress.stage, refresh=progress.step == 0)  # every stage is seen to begin
             bar.update(1 if progress.step else 0)
 
         def writing(name: str) -> None:
@@ -165,6 +170,8 @@ def _cameras(args: argparse.Namespace) -> str | CameraPath:
     from gen3r_core.io.cameras import read_cameras
 
     if args.task == "allview" or args.cameras in BUILT_IN_PATHS:
+        if args.task != "allview" and args.metres_per_unit is not None:
+            raise InputError(f"--metres_per_unit goes with a camera file; --cameras {args.cameras} needs none")
         return "free" if args.task == "allview" else str(args.cameras)
     path = Path(args.cameras)
     if not path.is_file():

@@ -25,7 +25,7 @@ class AttentionKernel(StrEnum):
 
     ``AUTO`` prefers cuDNN, then FlashAttention, then the memory-efficient kernel, then plain
     mathematics: measured on an H100 at Gen3R's size, cuDNN runs at 578 TFLOP/s and
-    FlashAttention-2 at 365. On a CPU the choice has no effect except for ``MATH``.
+    FlashAttention-2 at 365. A CPU has its own ``FLASH`` and ``MATH``, and neither of the others.
     """
 
     AUTO = "auto"
@@ -48,6 +48,9 @@ _PREFERENCE: dict[AttentionKernel, list[SDPBackend]] = {
     AttentionKernel.MATH: [SDPBackend.MATH],
 }
 
+# What torch says where a kernel cannot run: on a GPU, and on a CPU.
+_REFUSALS = ("No available kernel", "No viable backend")
+
 _active: ContextVar[AttentionKernel] = ContextVar("gen3r_attention_kernel", default=AttentionKernel.AUTO)
 
 
@@ -64,7 +67,8 @@ def kernel_scope(kernel: AttentionKernel | str = AttentionKernel.AUTO) -> Iterat
         kernel: one of :class:`AttentionKernel`, or its value.
 
     Raises:
-        DeviceError: the name is not a kernel.
+        DeviceError: the name is not a kernel, or something inside the block (the attention of diffusers
+            and transformers included) needs a kernel that cannot run there.
     """
     try:
         chosen = AttentionKernel(kernel)
@@ -75,6 +79,12 @@ def kernel_scope(kernel: AttentionKernel | str = AttentionKernel.AUTO) -> Iterat
     try:
         with sdpa_kernel(_PREFERENCE[chosen], set_priority=True):
             yield
+    except RuntimeError as error:
+        if not _is_refusal(error):
+            raise
+        raise DeviceError(
+            f"attention kernel '{chosen.value}' cannot run here; choose another with --attention (auto always works)"
+        ) from error
     finally:
         _active.reset(token)
 
@@ -96,9 +106,13 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> to
     try:
         return F.scaled_dot_product_attention(query, key, value)
     except RuntimeError as error:
-        if "No available kernel" not in str(error):
+        if not _is_refusal(error):
             raise
         raise DeviceError(
             f"attention kernel '{active_kernel().value}' cannot run on {query.device} with {query.dtype} and "
             f"head size {query.shape[-1]}; choose another with --attention (auto always works)"
         ) from error
+
+
+def _is_refusal(error: RuntimeError) -> bool:
+    return any(words in str(error) for words in _REFUSALS)

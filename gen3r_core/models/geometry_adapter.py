@@ -40,6 +40,10 @@ LATENTS_STD = (
 """Per-channel standard deviation of the published adapter's latents."""
 
 
+TOKENS_TO_LATENTS = 14 / 8
+"""Latent cells (8 pixels) along the side of a VGGT patch (14 pixels)."""
+
+
 @dataclass(frozen=True)
 class GeometryAdapterConfig:
     """Sizes of the adapter.
@@ -175,9 +179,9 @@ class _Encoder(nn.Module):
         self.norm_out = WanRMS_norm(dims[-1], images=False)
         self.conv_out = WanCausalConv3d(dims[-1], 2 * config.latent_channels, 3, padding=1)
 
-    def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, tokens: Tensor) -> Tensor:
         x = tokens.transpose(1, 2).flatten(0, 1)
-        x = self.reduce(F.interpolate(x, size=size, mode="nearest-exact"))
+        x = self.reduce(F.interpolate(x, scale_factor=(TOKENS_TO_LATENTS, TOKENS_TO_LATENTS), mode="nearest-exact"))
         x = self.conv_in(x.unflatten(0, (tokens.shape[0], -1)).transpose(1, 2))
         x = self.mid_block(self.levels(x))
         out: Tensor = self.conv_out(F.silu(self.norm_out(x)))
@@ -242,18 +246,15 @@ class GeometryAdapter(nn.Module):
 
         Returns:
             mean (normalised per channel) and log variance (clamped to [-30, 20], not normalised),
-            each ``[B, latent_channels, 1+(F-1)/4, 7h/4, 7w/4]`` float32.
+            each ``[B, latent_channels, 1+(F-1)/4, 7h/4, 7w/4]`` float32, sizes rounded down.
 
         Raises:
-            InputError: the frame count is not 4k+1, or the grid is not a multiple of 4.
+            InputError: the frame count is not 4k+1.
         """
-        frames, height, width = tokens.shape[2:]
+        frames = tokens.shape[2]
         if frames % 4 != 1:
             raise InputError(f"the geometry adapter takes 4k+1 frames, got {frames}")
-        if height % 4 or width % 4:
-            raise InputError(f"the geometry adapter takes token grids in multiples of 4, got {height}x{width}")
-        dtype = self.quant_conv.weight.dtype
-        hidden = self.encoder(tokens.to(dtype), (height * 7 // 4, width * 7 // 4))
+        hidden = self.encoder(tokens.to(self.quant_conv.weight.dtype))
         mean, logvar = self.quant_conv(hidden).float().chunk(2, dim=1)
         shift, scale = self._constants(mean)
         return (mean - shift) / scale, logvar.clamp(-30.0, 20.0)

@@ -49,7 +49,7 @@ def encode_video(vae: AutoencoderKLWan, video: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         vae: the video VAE.
-        video: ``[B, 3, F, H, W]`` in [-1, 1]; F = 4k+1, H and W multiples of 8.
+        video: ``[B, 3, F, H, W]`` in [-1, 1]; F = 4k+1.
 
     Returns:
         normalised mean and log variance (clamped to [-30, 20]), each
@@ -57,13 +57,14 @@ def encode_video(vae: AutoencoderKLWan, video: Tensor) -> tuple[Tensor, Tensor]:
 
     Raises:
         InputError: the frame count is not 4k+1 (the network would silently drop frames) or the
-            size is not a multiple of 8.
+            size is not a multiple of the network's (8 at full size).
     """
     frames, height, width = video.shape[2:]
     if frames % 4 != 1:
         raise InputError(f"the video VAE takes 4k+1 frames, got {frames}")
-    if height % 8 or width % 8:
-        raise InputError(f"the video VAE takes sizes in multiples of 8 pixels, got {height}x{width}")
+    cell = 2 ** (len(vae.config.dim_mult) - 1) * (vae.config.patch_size or 1)
+    if height % cell or width % cell:
+        raise InputError(f"the video VAE takes sizes in multiples of {cell} pixels, got {height}x{width}")
     posterior = vae.encode(video.to(vae.dtype)).latent_dist
     mean, std = _constants(vae, video)
     return (posterior.mean.float() - mean) / std, posterior.logvar.float()

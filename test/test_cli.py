@@ -47,7 +47,7 @@ def test_wrong_arguments(arguments):
     [
         (InputError("this is wrong"), 1, "gen3r: error: this is wrong\n"),
         (CancelledError("cancelled during denoise"), 130, "gen3r: cancelled during denoise\n"),
-        (KeyboardInterrupt(), 130, "gen3r: interrupted; nothing half-written was left\n"),
+        (KeyboardInterrupt(), 130, "gen3r: interrupted; no unfinished result stands under its final name\n"),
     ],
 )
 def test_errors_become_messages_and_exit_codes(monkeypatch, error, code, message):

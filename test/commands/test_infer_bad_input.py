@@ -279,6 +279,6 @@ def test_interrupting(checkpoint, out, inputs):
         output, rest = process.communicate(timeout=60)
     assert process.returncode == 130
     assert output == b""
-    assert rest.decode().strip().endswith("gen3r: interrupted; nothing half-written was left")
+    assert rest.decode().strip().endswith("gen3r: interrupted; no unfinished result stands under its final name")
     assert b"Traceback" not in rest
     assert not out.parent.exists()

@@ -50,7 +50,8 @@ class CameraPath:
             if bad:
                 raise InputError(f"camera {name} of frame {bad[0]} contains NaN or infinite values")
         rotation = poses[:, :3, :3].double()
-        error = (rotation @ rotation.transpose(1, 2) - torch.eye(3, dtype=torch.float64, device=rotation.device)).abs().amax(dim=(1, 2))
+        identity = torch.eye(3, dtype=torch.float64, device=rotation.device)
+        error = (rotation @ rotation.transpose(1, 2) - identity).abs().amax(dim=(1, 2))
         flipped = torch.linalg.det(rotation) <= 0
         bad = ((error > 1e-2) | flipped).nonzero().flatten().tolist()
         if bad:

@@ -197,7 +197,8 @@ def control_video(images: Tensor, task: Task, num_frames: int) -> Tensor:
     """
     batch, _, channels, height, width = images.shape
     video = images.new_zeros(batch, num_frames, channels, height, width)
-    video[:, task.known_frames(num_frames)] = images
+    for place, frame in enumerate(task.known_frames(num_frames)):  # a list as index would make a GPU wait
+        video[:, frame] = images[:, place]
     return (video * 2 - 1).clamp(-1, 1).transpose(1, 2)
 
 

@@ -286,8 +286,9 @@ class CameraTransformer(WanTransformer3DModel):  # type: ignore[misc]
         angles = torch.outer(timestep.double(), 10000.0**-exponent)
         sinusoids = torch.cat((angles.cos(), angles.sin()), dim=1)
         dtype = embedder.time_proj.weight.dtype
-        embedding = embedder.time_embedder(sinusoids.to(dtype))
-        modulation = embedder.time_proj(embedder.act_fn(embedding)).unflatten(1, (6, -1))
+        with torch.autocast(timestep.device.type, enabled=False):  # float32 in mixed-precision training, too
+            embedding = embedder.time_embedder(sinusoids.to(dtype))
+            modulation = embedder.time_proj(embedder.act_fn(embedding)).unflatten(1, (6, -1))
         return embedding.float(), modulation.float()
 
     def embed_context(self, text: Tensor, image_tokens: Tensor) -> Tensor:

@@ -137,3 +137,19 @@ def _as_run(tensor: Tensor, run_as: str | None) -> Tensor:
             raise ValueError(f"{run_as!r} is not the name of a dtype")
         return tensor.to(dtype)
     return tensor.float() if tensor.dtype in {torch.float16, torch.bfloat16} else tensor
+
+
+def manifests() -> list[str]:
+    """Return the names of the kit's manifests; "absent" stands for none, so that a skipped test is counted."""
+    folder = FOLDER / "manifests"
+    found = sorted(p.stem for p in folder.glob("*.json") if "keys" in json.loads(p.read_text(encoding="utf-8")))
+    return found or ["absent"]
+
+
+def load_manifest(name: str) -> dict[str, Any]:
+    """Read one manifest. A kit that lacks it skips the calling test with a message."""
+    path = FOLDER / "manifests" / f"{name}.json"
+    if not path.is_file():
+        pytest.skip(f"the golden kit at {FOLDER} has no manifest {name!r}")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

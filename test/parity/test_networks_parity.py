@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -133,15 +132,10 @@ def test_text_encoder(name: str, tmp_path: Path) -> None:
         golden.assert_close(bias[:, rows], case.outputs["rel_bias_block0"], LIMIT)
 
 
-def _manifests() -> list[str]:
-    folder = golden.FOLDER / "manifests"
-    return sorted(p.stem for p in folder.glob("*.json") if "keys" in json.loads(p.read_text())) or ["absent"]
-
-
-@pytest.mark.parametrize("manifest", _manifests())
+@pytest.mark.parametrize("manifest", golden.manifests())
 def test_full_size_manifest_maps_onto_our_module(manifest: str) -> None:
     """Every key is mapped or ignored by name, every parameter of ours is filled, shapes agree."""
-    content = json.loads((golden.FOLDER / "manifests" / f"{manifest}.json").read_text())
+    content = golden.load_manifest(manifest)
     spec = next((s for s in SPECS.values() if manifest.startswith(s.published)), None)
     assert spec is not None, f"no component for {manifest}"
     values: Config = {k: v for k, v in content["config"].items() if not isinstance(v, dict | str)}

@@ -178,7 +178,7 @@ def _asks_for_code(path: Path) -> str | None:
             pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
             return _foreign_name(io.BytesIO(archive.read(pickles[0]))) if pickles else None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, RuntimeError, ValueError):
-        pass
+        pass  # no zip, or a damaged one: look at it as the format before zip
     with path.open("rb") as file:
         for _ in range(5):  # the old format: magic number, version, system, state dict, keys; then data
             name = _foreign_name(file)

@@ -6,7 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gen3r_core.commands.options import add_device_options, add_sampling_options, choose_device, choose_dtype
+from gen3r_core.commands.options import (
+    add_device_options,
+    add_sampling_options,
+    choose_device,
+    choose_dtype,
+    sampling_of,
+)
 
 TASKS = ("1view", "2view", "allview", "vggt")
 
@@ -31,7 +37,6 @@ def run(args: argparse.Namespace) -> int:
     from gen3r_core.bench import BenchReport, describe_machine, format_table, run_bench
     from gen3r_core.errors import InputError
     from gen3r_core.io.atomic import write_json_atomic
-    from gen3r_core.jobs import Sampling
     from gen3r_core.progress import Progress
     from gen3r_core.sizes import random_pipeline
 
@@ -40,15 +45,7 @@ def run(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
     pipeline = random_pipeline(args.model, device=device, dtype=dtype)
-    sampling = Sampling(
-        num_frames=args.num_frames,
-        size=args.size,
-        steps=args.steps,
-        guidance=args.guidance,
-        scheduler=args.scheduler,
-        shift=args.shift,
-        attention=args.attention,
-    )
+    sampling = sampling_of(args)
     with tqdm(desc="bench", unit="step", mininterval=0.5) as bar:
 
         def show(progress: Progress) -> None:

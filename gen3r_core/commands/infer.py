@@ -12,6 +12,7 @@ from gen3r_core.commands.options import (
     choose_device,
     choose_dtype,
     loading_bar,
+    sampling_of,
 )
 from gen3r_core.errors import InputError
 
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from gen3r_core.checkpoint.folder import open_checkpoint
     from gen3r_core.conditioning import LatentShape, Task
     from gen3r_core.io.results import check_destination
-    from gen3r_core.jobs import Job, Sampling, resolve_jobs
+    from gen3r_core.jobs import Job, resolve_jobs
     from gen3r_core.pipeline import Gen3RPipeline
     from gen3r_core.prompts import PromptCache, read_prompt
     from gen3r_core.schedulers import FlowSolver
@@ -87,16 +88,8 @@ def run(args: argparse.Namespace) -> int:
     height, width = args.size or checkpoint.defaults["image_size"]
     frames = checkpoint.defaults["num_frames"] if args.num_frames is None else args.num_frames
     LatentShape(frames, height, width)
-    sampling = Sampling(
-        num_frames=args.num_frames,
-        size=args.size,
-        steps=args.steps,
-        guidance=args.guidance,
-        negative_prompt=args.negative_prompt,
-        scheduler=args.scheduler,
-        shift=FlowSolver(args.scheduler, args.steps, shift=args.shift, euler=checkpoint.scheduler).shift,
-        attention=args.attention,
-    )
+    shift = FlowSolver(args.scheduler, args.steps, shift=args.shift, euler=checkpoint.scheduler).shift
+    sampling = sampling_of(args, negative_prompt=args.negative_prompt, shift=shift)
     prompt = read_prompt(args.prompts)
     cameras = _cameras(args)
     images = read_frames(args.frame_path, task, frames)

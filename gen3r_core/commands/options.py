@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     from gen3r_core.checkpoint.loading import Progress as LoadingProgress
+    from gen3r_core.jobs import Sampling
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 SCHEDULERS = ("euler", "unipc", "dpm++")
@@ -41,6 +42,22 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         "--size", type=image_size, help="side in pixels or HEIGHTxWIDTH, multiples of 112 (default: the model's)"
     )
     parser.add_argument("--attention", choices=KERNELS, default="auto", help="attention kernel (default auto)")
+
+
+def sampling_of(args: argparse.Namespace, **others: Any) -> Sampling:
+    """What :func:`add_sampling_options` was told; ``others`` are further fields, or take precedence."""
+    from gen3r_core.jobs import Sampling
+
+    given = {
+        "num_frames": args.num_frames,
+        "size": args.size,
+        "steps": args.steps,
+        "guidance": args.guidance,
+        "scheduler": args.scheduler,
+        "shift": args.shift,
+        "attention": args.attention,
+    }
+    return Sampling(**{**given, **others})
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -89,10 +89,6 @@ class PackedWorlds(NamedTuple):
         """The same on another device."""
         return self.mapped(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
-    def pin(self) -> PackedWorlds:  # pragma: gpu-only
-        """The same in pinned memory."""
-        return self.mapped(lambda tensor: tensor.pin_memory())
-
     def world(self, index: int) -> PackedWorlds:
         """One of the batch, as a batch of one."""
         return self.mapped(lambda tensor: tensor[index : index + 1])

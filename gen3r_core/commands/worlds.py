@@ -18,9 +18,9 @@ _FPS = 8.0
 
 
 def add_parser(commands: Any) -> None:
-    """Add the sub-command and its two parts."""
+    """Add the sub-command and its parts."""
     parser = commands.add_parser("worlds", help="procedural indoor worlds: previews and data sets")
-    parts = parser.add_subparsers(dest="part", required=True, metavar="render|export")
+    parts = parser.add_subparsers(dest="part", required=True, metavar="render|export|captions")
     render = parts.add_parser("render", help="contact sheet, video and floor plan of some worlds")
     render.add_argument("--split", choices=SPLITS, default="train", help="whose seeds (default train)")
     render.add_argument("--seeds", type=seed_range, default=range(4), help="indices like 3 or 0-19 (default 0-3)")
@@ -38,6 +38,11 @@ def add_parser(commands: Any) -> None:
     export.add_argument("--relative_paths", action="store_true", help="list files relative to the folder")
     _add_clip_options(export, frames=49)
     export.set_defaults(run=run_export)
+    captions = parts.add_parser("captions", help="captions of clips, one a line, to train a tokenizer from")
+    captions.add_argument("output", type=Path, help="text file to write")
+    captions.add_argument("--split", choices=SPLITS, default="train", help="whose seeds (default train)")
+    captions.add_argument("--seeds", type=seed_range, default=range(1000), help="indices (default 0-999)")
+    captions.set_defaults(run=run_captions)
 
 
 def seed_range(text: str) -> range:
@@ -117,6 +122,19 @@ def run_export(args: argparse.Namespace) -> int:
         )
     kept = len(rendered) - sum(rendered)
     print(f"{len(rendered)} scenes in {args.output_dir}" + (f", {kept} of them from before" if kept else ""))
+    return 0
+
+
+def run_captions(args: argparse.Namespace) -> int:
+    """Write captions; nothing is rendered."""
+    from tqdm import tqdm
+
+    from gen3r_core.io.atomic import write_text_atomic
+    from gen3r_core.worlds.clips import plan_clip
+
+    found = [plan_clip(args.split, index).caption for index in tqdm(args.seeds, desc="captions", unit="clip")]
+    write_text_atomic(args.output, "\n".join(found) + "\n")
+    print(f"{len(found)} captions in {args.output}")
     return 0
 
 

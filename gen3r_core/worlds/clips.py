@@ -20,7 +20,7 @@ from gen3r_core.worlds.floorplan import WorldKind
 from gen3r_core.worlds.motion import PATH_KINDS, PathKind
 from gen3r_core.worlds.packing import Capacity, PackedWorlds, fits, pack_worlds, stack_worlds
 from gen3r_core.worlds.paths import WorldPath, make_path
-from gen3r_core.worlds.rendering import RAYS_AT_ONCE, Rendering, render
+from gen3r_core.worlds.rendering import Rendering, render
 from gen3r_core.worlds.shading import Trace
 from gen3r_core.worlds.sight import Sight
 from gen3r_core.worlds.splits import Split, world_seed
@@ -145,7 +145,7 @@ def render_clips(
     *,
     device: torch.device | str = "cpu",
     samples: int = 2,
-    rays_at_once: int = RAYS_AT_ONCE,
+    rays_at_once: int | None = None,
     trace: Trace | None = None,
 ) -> Rendering:
     """Render clips of one length, size and capacity as one batch.

@@ -3,10 +3,13 @@
 A solid is an affine image of a cube, a ball or a cylinder (:class:`~gen3r_core.worlds.packing.SolidTensors`),
 and a ray's parameter survives affine maps: rays go into canonical coordinates, where the tests are short
 (the slab test of Kay and Kajiya 1986, and quadratics in the form that does not cancel). A ray that starts
-inside a solid does not see it. Nothing here waits for the device, and all of it can be compiled.
+inside a solid does not see it. Nothing here waits for the device. On CUDA devices the loops run as kernels
+(:mod:`gen3r_core.worlds.fused`) where Triton is installed, as it is with PyTorch for CUDA.
 """
 
 from __future__ import annotations
+
+import importlib.util
 
 import torch
 from torch import Tensor
@@ -15,6 +18,7 @@ from gen3r_core.worlds.packing import SolidTensors
 
 _TINY = 1e-12
 """Added to directions, so that none is exactly zero; far below float32's resolution of any other."""
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 _Axes = tuple[Tensor, Tensor, Tensor]
 
 
@@ -30,6 +34,10 @@ def nearest_hit(solids: SolidTensors, origins: Tensor, directions: Tensor) -> tu
         ``[B, P, S]`` distance in lengths of the direction (infinite where nothing is hit), and
         int64 index of the solid (0 there).
     """
+    if runs_fused(directions):  # pragma: gpu-only
+        from gen3r_core.worlds import fused
+
+        return fused.nearest_hit(solids, origins, directions)
     distance: Tensor | None = None
     index: Tensor | None = None
     start = 0
@@ -59,6 +67,10 @@ def is_blocked(solids: SolidTensors, points: Tensor, targets: Tensor) -> Tensor:
     Returns:
         ``[B, P, S]`` bool.
     """
+    if runs_fused(points):  # pragma: gpu-only
+        from gen3r_core.worlds import fused
+
+        return fused.is_blocked(solids, points, targets)
     directions = targets - points
     blocked = torch.zeros(directions.shape[:-1], dtype=torch.bool, device=points.device)
     for entry in _entries(solids, points, directions):
@@ -66,7 +78,7 @@ def is_blocked(solids: SolidTensors, points: Tensor, targets: Tensor) -> Tensor:
     return blocked
 
 
-def signed_distance(solids: SolidTensors, points: Tensor) -> Tensor:
+def signed_distance(solids: SolidTensors, points: Tensor, most: float = torch.inf) -> Tensor:
     """Distance to the nearest surface, negative inside a solid.
 
     Exact for boxes, cylinders and spheres; for other ellipsoids a lower bound outside, 0 on the surface.
@@ -74,11 +86,16 @@ def signed_distance(solids: SolidTensors, points: Tensor) -> Tensor:
     Args:
         solids: B worlds.
         points: ``[B, P, S, 3]`` world, metres.
+        most: larger distances do not matter and are returned as this.
 
     Returns:
-        ``[B, P, S]`` metres; infinite where there is no solid.
+        ``[B, P, S]`` metres; ``most`` where there is no solid.
     """
-    nearest = points.new_full(points.shape[:-1], torch.inf)
+    if runs_fused(points):  # pragma: gpu-only
+        from gen3r_core.worlds import fused
+
+        return fused.signed_distance(solids, points, most)
+    nearest = points.new_full(points.shape[:-1], most)
     boxes, cylinders, ellipsoids = _split(solids)
     if boxes is not None:
         x, y, z = (
@@ -99,6 +116,11 @@ def signed_distance(solids: SolidTensors, points: Tensor) -> Tensor:
         smallest = ellipsoids.half.amin(dim=-1)[:, None, None, :]
         nearest = torch.minimum(nearest, ((torch.sqrt(x * x + y * y + z * z) - 1) * smallest).amin(dim=-1))
     return nearest
+
+
+def runs_fused(values: Tensor) -> bool:
+    """Whether these and what goes with them are for the kernels: float32 on a CUDA device that has Triton."""
+    return values.is_cuda and values.dtype == torch.float32 and _HAS_TRITON
 
 
 def _entries(solids: SolidTensors, origins: Tensor, directions: Tensor) -> list[Tensor]:

@@ -102,9 +102,10 @@ def robot_candidates(starts: Starts, frames: int, speed: float, rng: np.random.G
         rng: makes the draws.
     """
     count = len(starts.headings)
-    turn = np.radians(rng.normal(0, 22, (count, 1))) * np.where(starts.through_door[:, None], 0.3, 1.0)
+    swing = _swing(frames, speed)
+    turn = swing * np.radians(rng.normal(0, 22, (count, 1))) * np.where(starts.through_door[:, None], 0.3, 1.0)
     time = np.linspace(0, 1, frames)
-    sway = np.radians(5) * smooth_noise(rng, (count, frames), 1.0)
+    sway = swing * np.radians(5) * smooth_noise(rng, (count, frames), 1.0)
     heading = starts.headings[:, None] + turn * time + sway - sway[:, :1]
     # One in seven drives backwards; some cameras look sideways.
     reverse = np.where((rng.random((count, 1)) < 0.14) & ~starts.through_door[:, None], -1.0, 1.0)
@@ -126,8 +127,9 @@ def drone_candidates(starts: Starts, frames: int, speed: float, rng: np.random.G
     count = len(starts.headings)
     shape, time = (count, frames), np.linspace(0, 1, frames)
     mode = rng.integers(0, 3, (count, 1)) * ~starts.through_door[:, None]
-    turn = np.radians(rng.normal(0, 30, (count, 1)))
-    course = starts.headings[:, None] + turn * time + np.radians(8) * smooth_noise(rng, shape, 1.2)
+    swing = _swing(frames, speed)
+    turn = swing * np.radians(rng.normal(0, 30, (count, 1)))
+    course = starts.headings[:, None] + turn * time + swing * np.radians(8) * smooth_noise(rng, shape, 1.2)
     climb = np.radians(rng.normal(0, 12, (count, 1))) + np.radians(6) * smooth_noise(rng, shape, 1.0)
     level = speed * np.cos(climb)
     xy = starts.points[:, None] + _travel(course, level)
@@ -167,12 +169,17 @@ def hand_candidates(starts: Starts, frames: int, speed: float, rng: np.random.Ge
     )
     away = np.hypot(target[..., 0] - xy[..., 0], target[..., 1] - xy[..., 1])
     yaw = np.unwrap(np.arctan2(target[..., 1] - xy[..., 1], target[..., 0] - xy[..., 0]), axis=1)
-    pan = np.radians(rng.normal(0, 12, (count, 1))) * time
+    pan = _swing(frames, speed) * np.radians(rng.normal(0, 12, (count, 1))) * time
     low = rng.uniform(0.2, 1.2, (count, 1))
     pitch = np.arctan2(low - z, away).clip(-0.6, 0.25)
     shake = [np.radians(amount) * smooth_noise(rng, shape, 5.0) for amount in (0.5, 0.5, 0.6)]
     roll = np.radians(rng.normal(0, 2, (count, 1))) + shake[2]
     return Candidates(positions, yaw + pan + shake[0], pitch + shake[1], roll)
+
+
+def _swing(frames: int, speed: float) -> float:
+    """Turns follow the way that is gone: 1 for 1.2 m, between 0.2 and 1.2."""
+    return min(1.2, max(0.2, speed * (frames - 1) / 1.2))
 
 
 def _travel(heading: Array, pace: Array) -> Array:

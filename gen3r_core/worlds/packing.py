@@ -16,8 +16,8 @@ from gen3r_core.worlds.materials import PATTERNS
 from gen3r_core.worlds.solids import SHAPES
 from gen3r_core.worlds.world import LARGEST, World
 
-_FAR = -1e6
-"""Where solids that only fill up a batch are, in metres."""
+FILLER_DISTANCE = 1e6
+"""Metres along each axis from the origin to where solids that only fill up a batch are."""
 
 
 class SolidTensors(NamedTuple):
@@ -188,7 +188,7 @@ def _pack(world: World, capacity: Capacity, dtype: torch.dtype) -> PackedWorlds:
     half = filled([s.half for s in solids], (3,), 1.0)
     rotation = filled([s.rotation for s in solids], (3, 3), 0.0)
     rotation[~there] = np.eye(3)
-    center = filled([s.center for s in solids], (3,), _FAR)
+    center = filled([s.center for s in solids], (3,), -FILLER_DISTANCE)
     to_local = rotation.transpose(0, 2, 1) / half[:, :, None]
     offset = -(to_local * center[:, None, :]).sum(axis=2)
     codes = np.zeros((count, 3), dtype=np.int64)

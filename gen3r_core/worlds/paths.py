@@ -82,7 +82,8 @@ def make_path(
         num_frames: F, at least 1.
         size: ``(height, width)`` of the pictures, pixels.
         seed: together with the world's.
-        speed: mean metres between frames; None draws what suits the kind (0.03 to 0.12; hand 0.015 to 0.06).
+        speed: mean metres between frames; None draws what suits the kind (0.02 to 0.1; hand half as much; all
+            orders of magnitude alike).
         sight: of this world, if there is one already.
 
     Raises:
@@ -98,7 +99,7 @@ def make_path(
     rng = np.random.default_rng((world.seed, 1, seed, PATH_KINDS.index(kind)))
     sight = Sight(world) if sight is None else sight
     if speed is None:
-        speed = float(rng.uniform(0.015, 0.06) if kind == "hand" else rng.uniform(0.03, 0.12))
+        speed = math.exp(rng.uniform(math.log(0.02), math.log(0.1))) * (0.5 if kind == "hand" else 1.0)
     K = draw_intrinsics(size, rng)
     found: tuple[float, Array] | None = None
     if (num_frames - 1) * speed <= _SHORT[kind]:

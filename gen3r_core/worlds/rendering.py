@@ -1,8 +1,8 @@
 """The renderer: camera paths through worlds become colours, depth and the solids behind the pixels.
 
-Exact ray casting in torch. On a GPU all rays meet all solids in large chunks, which ``torch.compile`` can
-fuse; on a CPU the picture is cut into tiles, and each tile meets only the solids that it can see or that
-can shade it. Both give the same picture: what is left out could not be hit.
+Exact ray casting in torch. On a GPU all rays meet all solids in large chunks, in kernels of our own
+(:mod:`gen3r_core.worlds.fused`); on a CPU the picture is cut into tiles, and each tile meets only the solids
+that it can see or that can shade it. Both give the same picture: what is left out could not be hit.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from gen3r_core.errors import InputError
 from gen3r_core.worlds.culling import TileCuller
-from gen3r_core.worlds.intersection import nearest_hit
+from gen3r_core.worlds.intersection import nearest_hit, runs_fused
 from gen3r_core.worlds.packing import PackedWorlds
 from gen3r_core.worlds.shading import Trace, hits_at, shade
 
-RAYS_AT_ONCE = 1 << 18
-"""Rays of all worlds of a batch in one chunk where nothing else is said."""
+_FUSED_AT_ONCE = 1 << 22
+_UNFUSED_AT_ONCE = 1 << 18
 _TILE = 32
 
 
@@ -50,7 +50,7 @@ def render(
     size: tuple[int, int],
     *,
     samples: int = 2,
-    rays_at_once: int = RAYS_AT_ONCE,
+    rays_at_once: int | None = None,
     trace: Trace | None = None,
     cull: bool | None = None,
 ) -> Rendering:
@@ -62,8 +62,8 @@ def render(
         intrinsics: ``[B, F, 3, 3]`` pixels of ``size``, zero skew.
         size: ``(height, width)`` of the pictures.
         samples: n x n samples a pixel for the colours, box filter.
-        rays_at_once: bounds memory: some 30 bytes for each ray, solid and light where nothing is fused,
-            up to 6 GB with the default; compiled code needs far less and may take 2^20.
+        rays_at_once: bounds memory; None chooses. Some 500 bytes a ray with kernels of our own, and 30 bytes
+            for each ray, solid and light without them.
         trace: instead of :func:`trace_colors`, e.g. :func:`compiled_trace`'s. Needs ``cull=False``.
         cull: leave out solids by tiles; None does so on the CPU. It waits for the device.
 
@@ -73,8 +73,10 @@ def render(
     Raises:
         InputError: if shapes do not fit or numbers make no sense.
     """
-    batch, frames = _check(packed, T_world_cam, intrinsics, size, samples, rays_at_once)
     like = packed.exposure
+    if rays_at_once is None:
+        rays_at_once = _FUSED_AT_ONCE if runs_fused(like) else _UNFUSED_AT_ONCE
+    batch, frames = _check(packed, T_world_cam, intrinsics, size, samples, rays_at_once)
     poses = T_world_cam.to(device=like.device, dtype=like.dtype)
     K = intrinsics.to(device=like.device, dtype=like.dtype)
     cull = (like.device.type == "cpu" and trace is None) if cull is None else cull

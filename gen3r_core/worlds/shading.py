@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gen3r_core.worlds.intersection import is_blocked, signed_distance
+from gen3r_core.worlds.intersection import is_blocked, runs_fused, signed_distance
 from gen3r_core.worlds.lighting import SOFTENING
 from gen3r_core.worlds.packing import PackedWorlds, SolidTensors
 from gen3r_core.worlds.textures import Surface, albedo
@@ -120,7 +120,9 @@ def shade(
     start = hits.points + hits.normals * _LIFT
     reflectance = torch.stack(albedo(hits.surface), dim=-1)
     open_above = signed_distance(
-        packed.solids if neighbours is None else neighbours, hits.points + hits.normals * OPENNESS_REACH
+        packed.solids if neighbours is None else neighbours,
+        hits.points + hits.normals * OPENNESS_REACH,
+        most=OPENNESS_REACH,
     )
     openness = (open_above / OPENNESS_REACH).clamp(0, 1)
     openness = 0.35 + 0.65 * openness * (2 - openness)
@@ -151,6 +153,8 @@ def _lit(packed: PackedWorlds, start: Tensor, occluders: Sequence[SolidTensors |
     targets = packed.light_position[:, None, None] + packed.light_radius[:, None, None, :, None] * _ball(
         samples, start
     ).unsqueeze(1)
+    if occluders is None and runs_fused(start):  # pragma: gpu-only
+        occluders = [packed.solids] * lights  # blocks of rays to one light are narrow
     if occluders is None:
         points = start[..., None, :].expand(batch, pixels, samples, lights, 3).flatten(2, 3)
         blocked = is_blocked(packed.solids, points, targets.flatten(2, 3))

@@ -15,7 +15,7 @@ from gen3r_core.io.cameras import read_transforms, read_transforms_files
 from gen3r_core.io.images import list_images, read_images
 from gen3r_core.io.video import video_info
 from gen3r_core.worlds import floorplan, motion, splits
-from gen3r_core.worlds.clips import make_clip
+from gen3r_core.worlds.clips import make_clip, plan_clip
 from gen3r_core.worlds.export import ExportSettings, export_worlds, is_whole, scene_folder, write_depth
 
 SETTINGS = ExportSettings(num_frames=3, size=(12, 16), samples=1, depth=True)
@@ -137,6 +137,13 @@ def test_the_command_renders_previews(tmp_path, capsys):
     assert video_info(tmp_path / "test_000001.mp4").image_size == (16, 48)
     with Image.open(tmp_path / "overview.png") as picture:
         assert picture.size == (48, 64)
+
+
+def test_the_command_writes_captions(tmp_path, capsys):
+    output = tmp_path / "captions.txt"
+    assert main(["worlds", "captions", str(output), "--split", "val", "--seeds", "3-4"]) == 0
+    assert output.read_text().splitlines() == [plan_clip("val", index).caption for index in (3, 4)]
+    assert "2 captions in" in capsys.readouterr().out
 
 
 def test_the_command_explains_mistakes(tmp_path, capsys):

@@ -166,3 +166,10 @@ def test_blocked_is_between_and_not_beyond(bare_world):
     targets = torch.tensor([[3.0, 0, 0], [0.9, 0, 0], [-3.0, 0, 0], [3.0, 4.0, 0]])
     blocked = is_blocked(solids, start.expand(1, 1, 4, 3), targets[None, None])
     assert blocked.flatten().tolist() == [True, False, False, False]
+
+
+def test_distances_beyond_what_matters(bare_world):
+    packed = pack_worlds([bare_world([UNIT_BALL])], dtype=torch.float64)
+    points = torch.tensor([[1.25, 0.0, 0.0], [0.5, 0.0, 0.0], [9.0, 0.0, 0.0]], dtype=torch.float64)[None, :, None]
+    found = signed_distance(packed.solids, points, 2.0)[0, :, 0]
+    torch.testing.assert_close(found, torch.tensor([0.25, -0.5, 2.0], dtype=torch.float64))

@@ -57,7 +57,7 @@ def test_short_paths(world_of, sight_of, seed, kind):
     assert path.intrinsics.shape == (17, 3, 3)
     check(world, sight_of(seed), path)
     assert turns_of(path).max() < 15
-    low, high = (0.01, 0.07) if kind == "hand" else (0.025, 0.13)
+    low, high = (0.009, 0.051) if kind == "hand" else (0.019, 0.101)
     assert low < steps_of(path).mean() < high
     z = path.T_world_cam[:, 2, 3]
     if kind == "robot":

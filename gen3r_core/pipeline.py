@@ -102,7 +102,7 @@ class Gen3RPipeline:
     @classmethod
     def from_pretrained(
         cls,
-        folder: Path | str | Checkpoint,
+        folder: Path | str | Checkpoint | None = None,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
@@ -112,7 +112,8 @@ class Gen3RPipeline:
         """Load a checkpoint of our layout or the published one.
 
         Args:
-            folder: checkpoint folder, or one that is already open.
+            folder: checkpoint folder, or one that is already open; None or "gen3r-small" for the model in this
+                package.
             device: where the networks go.
             dtype: floating dtype of the weights; None keeps the files'.
             prompts: cached embeddings; with them the text encoder is not loaded.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any
 
 import torch
@@ -77,11 +81,50 @@ _TINY: dict[str, Config] = {
     },
 }
 
+
+def _read_size(text: str) -> ModelSize:
+    values = json.loads(text)
+    height, width = values["image_size"]
+    return ModelSize(values["num_frames"], (height, width), values["components"])
+
+
 SIZES: dict[str, ModelSize] = {
     "tiny": ModelSize(5, (112, 112), _TINY),
+    "small": _read_size(files("gen3r_core").joinpath("small", "sizes.json").read_text(encoding="utf-8")),
     "full": ModelSize(49, (560, 560), {name: {} for name in SPECS}),
 }
-"""``full`` is the published model's size; ``tiny`` runs on any CPU in a second."""
+"""``full`` is the published model's size, ``small`` that of the model in this package, from ``small/sizes.json``;
+``tiny`` runs on any CPU in a second."""
+
+
+def named_config(size: str, component: str, changes: Mapping[str, Any] | None = None) -> Config:
+    """A network's configuration in a model of a named size.
+
+    Args:
+        size: one of :data:`SIZES`.
+        component: our name of the network.
+        changes: values to replace; tables within are changed value by value, lists as a whole.
+
+    Returns:
+        A copy that is the caller's own.
+
+    Raises:
+        InputError: unknown size.
+    """
+    return _changed(deepcopy(_size(size).components[component]), changes or {})
+
+
+def _changed(values: Config, changes: Mapping[str, Any]) -> Config:
+    for key, value in changes.items():
+        inner = values.get(key)
+        values[key] = _changed(inner, value) if isinstance(inner, dict) and isinstance(value, Mapping) else value
+    return values
+
+
+def _size(name: str) -> ModelSize:
+    if name not in SIZES:
+        raise InputError(f"model size {name!r} is unknown; choose one of: {', '.join(SIZES)}")
+    return SIZES[name]
 
 
 def character_tokenizer() -> Tokenizer:
@@ -153,9 +196,7 @@ def random_pipeline(
     Raises:
         InputError: unknown size.
     """
-    if size not in SIZES:
-        raise InputError(f"model size {size!r} is unknown; choose one of: {', '.join(SIZES)}")
-    named = SIZES[size]
+    named = _size(size)
     generator = torch.Generator(device=device).manual_seed(seed)
     parts: dict[str, Any] = {
         name: random_component(name, config, device=device, dtype=dtype, generator=generator)

@@ -35,7 +35,7 @@ def test_the_parser_needs_nothing_that_is_slow():
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("arguments", [(), ("draw",), ("infer",), ("info",), ("bench", "--steps", "many")])
+@pytest.mark.parametrize("arguments", [(), ("draw",), ("infer",), ("fetch",), ("bench", "--steps", "many")])
 def test_wrong_arguments(arguments):
     done = gen3r(*arguments)
     assert done.code == 2

@@ -218,5 +218,5 @@ def test_random_models_in_16_bits_keep_what_must_be_float32():
 
 
 def test_unknown_sizes():
-    with pytest.raises(InputError, match="model size 'huge' is unknown; choose one of: tiny, full"):
+    with pytest.raises(InputError, match="model size 'huge' is unknown; choose one of: tiny, small, full"):
         random_pipeline("huge")

@@ -8,8 +8,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,51 +17,31 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gen3r_core.checkpoint.folder import FORMAT_VERSION, MANIFEST, Checkpoint, ComponentFiles
-from gen3r_core.checkpoint.keymap import Ignored, KeyMap, Target
-from gen3r_core.checkpoint.loading import Progress, build_empty, stored_dtype
-from gen3r_core.errors import OutputError
+from gen3r_core.checkpoint.folder import FORMAT_VERSION, MANIFEST, Checkpoint, ComponentFiles, open_checkpoint
+from gen3r_core.checkpoint.loading import Progress
+from gen3r_core.checkpoint.plan import ComponentPlan, Piece, plain_config, plan_component
+from gen3r_core.checkpoint.quantised import METADATA, SCALE_SUFFIX, quantise_rows
+from gen3r_core.errors import CheckpointError, InputError, OutputError
 from gen3r_core.io.atomic import check_free_space, output_error
 
 SHARD_BYTES = 2 * 2**30
 """Largest weight file; also bounds the memory that converting takes."""
 
+Kinds = torch.dtype | None | Mapping[str, torch.dtype | None]
+"""Type of the weights: of all components, or by component (the others keep theirs). None keeps the file's; int8 is
+:mod:`gen3r_core.checkpoint.quantised`'s."""
+
 _DONE = "converted.json"
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """One tensor of ours, still on disk under another name and type."""
-
-    name: str
-    key: str
-    target: Target
-    dtype: torch.dtype
-    nbytes: int
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What our layout stores of a component.
-
-    Attributes:
-        pieces: in the order of the source, which reads best.
-        nbytes: of all pieces.
-        fingerprint: of the source's files (names, sizes, times), its configuration, and the type asked for:
-            what an interrupted conversion has written is only taken over if it came from the same.
-    """
-
-    pieces: list[_Piece]
-    nbytes: int
-    fingerprint: str
 
 
 def convert_checkpoint(
     checkpoint: Checkpoint,
     destination: Path,
     *,
-    dtype: torch.dtype | None = None,
+    dtype: Kinds = None,
+    shard_bytes: int | None = None,
+    replace: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Write a checkpoint in our layout.
@@ -73,18 +52,25 @@ def convert_checkpoint(
     Args:
         checkpoint: of any layout.
         destination: folder that does not exist yet, or is empty.
-        dtype: floating dtype of the weights; None keeps the files'.
+        dtype: of the weights; see :data:`Kinds`.
+        shard_bytes: largest weight file; None allows :data:`SHARD_BYTES`, and more for a single tensor.
+        replace: the destination may also be a checkpoint of our layout and nothing else, which is replaced.
         progress: told the bytes of each component.
 
     Raises:
         CheckpointError: the source is damaged or does not fit.
+        InputError: a type is for a component that is not there, or a tensor is larger than a file may be.
         OutputError: the destination is in use, or cannot be written.
     """
     destination = destination.resolve()
-    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
-        raise OutputError(f"{destination} already holds something; name a folder that does not exist yet")
+    _check_destination(destination, replace=replace)
     work = destination.parent / f".partial-{destination.name}"
-    plans = {name: _plan(files, dtype) for name, files in checkpoint.components.items()}
+    kinds = _kinds(checkpoint, dtype)
+    limit = SHARD_BYTES if shard_bytes is None else shard_bytes
+    plans = {
+        name: plan_component(files, kinds[name], limit, strict=shard_bytes is not None)
+        for name, files in checkpoint.components.items()
+    }
     try:
         work.mkdir(parents=True, exist_ok=True)
         _remove_others(work, plans)
@@ -106,99 +92,103 @@ def convert_checkpoint(
             "format": "gen3r",
             "format_version": FORMAT_VERSION,
             "converted_from": checkpoint.layout,
-            "dtype": "kept" if dtype is None else str(dtype).removeprefix("torch."),
+            "dtype": _describe(dtype),
             "defaults": dict(checkpoint.defaults),
             "files": sums,
         }
+        if licences := checkpoint.manifest.get("licences"):
+            manifest["licences"] = licences
         (work / MANIFEST).write_text(json.dumps(manifest, indent=2))
         for marker in work.glob(f"*/{_DONE}"):
             marker.unlink()
-        if destination.exists():
-            destination.rmdir()
-        os.replace(work, destination)  # noqa: PTH105 - an atomic rename
+        _publish(work, destination)
     except OSError as error:
         raise output_error(destination, error) from error
 
 
-def _remove_others(work: Path, plans: Mapping[str, _Plan]) -> None:
+def _check_destination(destination: Path, *, replace: bool) -> None:
+    if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
+        return
+    if not replace:
+        raise OutputError(f"{destination} already holds something; name a folder that does not exist yet")
+    advice = "name another folder, or take away what else is there"
+    try:
+        known = {MANIFEST, *open_checkpoint(destination).manifest.get("files", {})}
+    except CheckpointError as error:
+        raise OutputError(f"{destination} holds no checkpoint that could be replaced ({error}); {advice}") from error
+    others = {path.relative_to(destination).as_posix() for path in destination.rglob("*") if not path.is_dir()} - known
+    if others:
+        raise OutputError(f"{destination} would not be replaced alone: it also holds {min(others)}; {advice}")
+
+
+def _publish(work: Path, destination: Path) -> None:
+    """Give the finished folder its name; a checkpoint that was there goes only then."""
+    aside = destination.parent / f".replaced-{destination.name}"
+    if not destination.exists():
+        os.replace(work, destination)  # noqa: PTH105 - an atomic rename
+    elif not any(destination.iterdir()):
+        destination.rmdir()
+        os.replace(work, destination)  # noqa: PTH105
+    else:
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(destination, aside)  # noqa: PTH105
+        try:
+            os.replace(work, destination)  # noqa: PTH105
+        except OSError:
+            os.replace(aside, destination)  # noqa: PTH105
+            raise
+    shutil.rmtree(aside, ignore_errors=True)  # also what a killed call has left
+
+
+def _kinds(checkpoint: Checkpoint, dtype: Kinds) -> dict[str, torch.dtype | None]:
+    """The type for each component."""
+    asked = dtype if isinstance(dtype, Mapping) else dict.fromkeys(checkpoint.components, dtype)
+    if unknown := sorted(set(asked) - set(checkpoint.components)):
+        raise InputError(
+            f"a type of weights is given for {', '.join(unknown)}, which this checkpoint does not hold; it holds "
+            f"{', '.join(checkpoint.components)}"
+        )
+    return {name: asked.get(name) for name in checkpoint.components}
+
+
+def _describe(dtype: Kinds) -> Any:
+    if isinstance(dtype, Mapping):
+        return {name: _describe(kind) for name, kind in dtype.items()}
+    return "kept" if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def _remove_others(work: Path, plans: Mapping[str, ComponentPlan]) -> None:
     """Clear what an interrupted conversion, perhaps of another source, left beside unfinished components."""
     for path in work.iterdir():
         if path.name not in plans:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _plan(files: ComponentFiles, dtype: torch.dtype | None) -> _Plan:
-    try:
-        pieces = _pieces(files, dtype)
-        facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files.source.files]
-    finally:
-        files.close()
-    origin = json.dumps([FORMAT_VERSION, str(dtype), _jsonable(files.config), facts], sort_keys=True)
-    fingerprint = hashlib.sha256(origin.encode()).hexdigest()
-    return _Plan(pieces, sum(piece.nbytes for piece in pieces), fingerprint)
-
-
-def _secondary_names(keymap: KeyMap, names: list[str]) -> set[str]:
-    """Names that our layout does not store because another name's tensor serves for them."""
-    secondary: set[str] = set()
-    for name in names:
-        targets = keymap.lookup(name)
-        if targets and not isinstance(targets, Ignored):
-            secondary.update(target.name for target in targets[1:])
-    return secondary
-
-
-def _pieces(files: ComponentFiles, dtype: torch.dtype | None) -> list[_Piece]:
-    empty = build_empty(files)
-    wanted = {name: tensor.numel() for name, tensor in empty.module.state_dict(keep_vars=True).items()}
-    left_out = _secondary_names(files.spec.own_keys, list(wanted))
-    pieces = []
-    for key, targets in empty.plan.assignments.items():
-        original = files.source.infos[key].dtype
-        for target in targets:
-            if target.name not in left_out:
-                kind = stored_dtype(files, target.name, dtype, original)
-                pieces.append(_Piece(target.name, key, target, kind, wanted[target.name] * kind.itemsize))
-    return pieces
-
-
-def _shards(pieces: list[_Piece]) -> Iterator[list[_Piece]]:
-    shard: list[_Piece] = []
-    size = 0
-    for piece in pieces:
-        if shard and size + piece.nbytes > SHARD_BYTES:
-            yield shard
-            shard, size = [], 0
-        shard.append(piece)
-        size += piece.nbytes
-    if shard:
-        yield shard
-
-
 def _write_component(
-    files: ComponentFiles, plan: _Plan, folder: Path, progress: Progress | None
+    files: ComponentFiles, plan: ComponentPlan, folder: Path, progress: Progress | None
 ) -> dict[str, dict[str, Any]]:
     """Write configuration and weights; returns the files' sums."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(_jsonable(files.config), indent=2))
-    shards = list(_shards(plan.pieces))
+    (folder / "config.json").write_text(json.dumps(plain_config(files.config), indent=2))
+    shards = plan.shards
+    metadata = METADATA if plan.kind == torch.int8 else None
     done = 0
-    last = {piece.key: piece for piece in plan.pieces}
+    last = {piece.key: piece for shard in shards for piece in shard}
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors: dict[str, Tensor] = {}
         for piece in shard:
-            value = piece.target.apply(files.source.read(piece.key)).to(piece.dtype)
-            tensors[piece.name] = value.contiguous()
+            tensors |= _stored(files, piece, piece.target.apply(files.source.read(piece.key)))
             if last[piece.key] is piece:
                 files.source.release(piece.key)
             done += piece.nbytes
             if progress is not None:
                 progress(files.spec.name, done, plan.nbytes)
-        _save(_apart(tensors), folder / name)
+        _save(_apart(tensors), folder / name, metadata)
+        (folder / name).chmod((folder / "config.json").stat().st_mode)  # safetensors makes its files private
         weight_map.update(dict.fromkeys(tensors, name))
     files.close()
     if len(shards) > 1:
@@ -207,6 +197,27 @@ def _write_component(
     sums = _sums(folder)
     (folder / _DONE).write_text(json.dumps({"source": plan.fingerprint, "files": sums}))
     return sums
+
+
+def _stored(files: ComponentFiles, piece: Piece, value: Tensor) -> dict[str, Tensor]:
+    """What is written for a weight: itself in its type, and its scales where it is quantised.
+
+    Raises:
+        CheckpointError: it has values that the type cannot hold.
+    """
+    if piece.dtype != torch.int8 or not value.is_floating_point():
+        converted = value.to(piece.dtype).contiguous()
+        if piece.dtype == torch.float16 and value.dtype != torch.float16 and not bool(converted.isfinite().all()):
+            raise CheckpointError(
+                f"{files.spec.name}: {piece.key} has values beyond 65504, which float16 cannot hold, or that are not "
+                f"finite; store this component as bfloat16"
+            )
+        return {piece.name: converted}
+    try:
+        numbers, scales = quantise_rows(value)
+    except CheckpointError as error:
+        raise CheckpointError(f"{files.spec.name}: {piece.key}: {error}") from error
+    return {piece.name: numbers, piece.name + SCALE_SUFFIX: scales}
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -218,14 +229,14 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
+def _save(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None) -> None:
     """Write a weight file and bring it to the disk.
 
     Raises:
         OSError: also where safetensors hides it in an error of its own.
     """
     try:
-        save_file(tensors, path)
+        save_file(tensors, path, metadata)
     except SafetensorError as error:
         number = _OS_ERROR.search(str(error))
         if number is None:
@@ -242,11 +253,7 @@ def _sums(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _jsonable(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
-
-
-def _finished(folder: Path, plan: _Plan) -> dict[str, dict[str, Any]] | None:
+def _finished(folder: Path, plan: ComponentPlan) -> dict[str, dict[str, Any]] | None:
     """Sums of a component that an earlier call has finished from the same source; None if it is to be written."""
     try:
         marker = json.loads((folder / _DONE).read_text())

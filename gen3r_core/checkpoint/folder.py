@@ -11,6 +11,8 @@ from typing import Any
 
 from gen3r_core.checkpoint.components import SPECS, ComponentSpec, Config
 from gen3r_core.checkpoint.keymap import KeyMap
+from gen3r_core.checkpoint.packaged import PACKAGED, packaged_folder
+from gen3r_core.checkpoint.quantised import dequantised
 from gen3r_core.checkpoint.tensors import TensorSource, open_weights
 from gen3r_core.errors import CheckpointError
 
@@ -85,7 +87,7 @@ class ComponentFiles:
     def source(self) -> TensorSource:
         """Its tensors, read lazily; stays open until :meth:`close`."""
         self._check()
-        return open_weights(self.path)
+        return dequantised(open_weights(self.path))
 
     @cached_property
     def keymap(self) -> KeyMap:
@@ -149,20 +151,30 @@ def folder_name(name: str, layout: str) -> str:
     return SPECS[name].name if layout == "gen3r" else SPECS[name].published
 
 
-def _scheduler_config(root: Path) -> dict[str, Any]:
-    path = root / "scheduler" / "scheduler_config.json"
+def scheduler_config(folder: Path) -> dict[str, Any]:
+    """Arguments of the scheduler from its folder; the usual ones where there is no such file.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    path = folder / "scheduler_config.json"
     if not path.is_file():
         return dict(SCHEDULER_DEFAULTS)
     values = read_json(path)
     return {key: value for key, value in values.items() if not key.startswith("_")}
 
 
-def open_checkpoint(root: Path | str) -> Checkpoint:
+def open_checkpoint(root: Path | str | None = None) -> Checkpoint:
     """Look into a checkpoint folder of our or the published layout, or a Wan2.1-Fun base folder.
 
+    Args:
+        root: the folder; None or "gen3r-small" for the model in this package, unless there is a folder of that name.
+
     Raises:
-        CheckpointError: the folder does not exist or is none of these.
+        CheckpointError: the folder does not exist or is none of these, or the package came without a model.
     """
+    if root is None or (str(root) == PACKAGED and not Path(root).is_dir()):
+        return _open_packaged(named=root is not None)
     root = Path(root)
     if not root.is_dir():
         raise CheckpointError(
@@ -182,6 +194,16 @@ def open_checkpoint(root: Path | str) -> Checkpoint:
     )
 
 
+def _open_packaged(*, named: bool) -> Checkpoint:
+    folder = packaged_folder()
+    if not (folder / MANIFEST).is_file():
+        raise CheckpointError(
+            f"{'' if named else 'no checkpoint was named, and '}this copy of gen3r came without the weights of "
+            f"{PACKAGED} ({folder}). Name a checkpoint folder; 'gen3r fetch REPO_ID FOLDER' downloads a published one"
+        )
+    return open_checkpoint(folder)
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     """``gen3r.json``, checked; ``defaults`` and ``files`` are there."""
     manifest = read_json(path)
@@ -190,13 +212,15 @@ def _read_manifest(path: Path) -> dict[str, Any]:
             f"{path} has format {manifest.get('format')!r}, version {manifest.get('format_version')!r}; "
             f"this release reads version {FORMAT_VERSION}. Convert the original checkpoint again"
         )
-    manifest = {"defaults": {}, "files": {}, **manifest}
+    manifest = {"defaults": {}, "files": {}, "licences": {}, **manifest}
     try:
         for name, facts in manifest["files"].items():
             inside = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
             if not (inside and isinstance(facts["bytes"], int) and isinstance(facts["sha256"], str)):
                 raise ValueError(f"the entry of file {name!r} is {facts!r}")
         sizes = [manifest["defaults"].get("num_frames", 1), *manifest["defaults"].get("image_size", (1, 1))]
+        if not all(isinstance(text, str) for text in manifest["licences"].values()):
+            raise ValueError(f"licences are {manifest['licences']!r}")
         if len(sizes) != 3 or not all(isinstance(size, int) and size > 0 for size in sizes):
             raise ValueError(f"defaults are {manifest['defaults']!r}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -249,7 +273,7 @@ def _assemble(root: Path, layout: str, defaults: Mapping[str, Any], manifest: Ma
         layout=layout,
         components=components,
         tokenizer=tokenizer if tokenizer.is_dir() else None,
-        scheduler=_scheduler_config(root),
+        scheduler=scheduler_config(root / "scheduler"),
         defaults=defaults,
         manifest=manifest,
     )

@@ -41,11 +41,11 @@ class PartInfo:
     detail: str = ""
 
 
-def inspect_checkpoint(folder: Path | Checkpoint, *, verify: bool = False) -> tuple[Checkpoint, list[PartInfo]]:
+def inspect_checkpoint(folder: Path | Checkpoint | None, *, verify: bool = False) -> tuple[Checkpoint, list[PartInfo]]:
     """Check every component's keys and shapes without loading weights.
 
     Args:
-        folder: checkpoint of any layout, or one that is already open.
+        folder: checkpoint of any layout, or one that is already open; None for the model in this package.
         verify: also compare the SHA-256 sums of our layout.
 
     Raises:
@@ -60,7 +60,7 @@ def inspect_checkpoint(folder: Path | Checkpoint, *, verify: bool = False) -> tu
 
 
 def _component(checkpoint: Checkpoint, name: str) -> PartInfo:
-    licence = licence_of_folder(SPECS[name].published)
+    licence = _licence(checkpoint, name, SPECS[name].published)
     if name not in checkpoint.components:
         return PartInfo(name, "missing", licence=licence)
     files = checkpoint.components[name]
@@ -71,7 +71,7 @@ def _component(checkpoint: Checkpoint, name: str) -> PartInfo:
         return PartInfo(name, "broken", licence=licence, detail=str(error))
     finally:
         files.close()
-    kinds = Counter(str(infos[key].dtype).removeprefix("torch.") for key in plan.assignments)
+    kinds = Counter(str(infos[key].file_dtype).removeprefix("torch.") for key in plan.assignments)
     return PartInfo(
         name,
         "ok",
@@ -84,8 +84,13 @@ def _component(checkpoint: Checkpoint, name: str) -> PartInfo:
     )
 
 
+def _licence(checkpoint: Checkpoint, name: str, folder: str) -> str:
+    """What the checkpoint says of a part; otherwise what the maker of the published one says."""
+    return str(checkpoint.manifest.get("licences", {}).get(name) or licence_of_folder(folder))
+
+
 def _tokenizer(checkpoint: Checkpoint) -> PartInfo:
-    licence = licence_of_folder("tokenizer")
+    licence = _licence(checkpoint, "tokenizer", "tokenizer")
     if checkpoint.tokenizer is None:
         return PartInfo("tokenizer", "missing", licence=licence)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -92,7 +91,7 @@ def _fill(
 ) -> nn.Module:
     empty = build_empty(files)
     infos = files.source.infos
-    total = sum(infos[key].dtype.itemsize * math.prod(infos[key].shape) for key in empty.plan.assignments)
+    total = sum(infos[key].nbytes for key in empty.plan.assignments)
     done = 0
     for key, targets in empty.plan.assignments.items():
         tensor = files.source.read(key)
@@ -108,7 +107,8 @@ def _fill(
             if target.convert is None and isinstance(parameter, nn.Parameter):
                 shared = parameter
         files.source.release(key)
-        done += infos[key].dtype.itemsize * math.prod(infos[key].shape)
+        del tensor  # before the next one is read
+        done += infos[key].nbytes
         if progress is not None:
             progress(files.spec.name, done, total)
     return empty.module

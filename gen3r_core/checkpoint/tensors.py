@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
 import pickletools
 import re
@@ -54,10 +55,27 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Shape and dtype of a stored tensor."""
+    """Shape and dtype of a stored tensor.
+
+    Attributes:
+        shape: its shape.
+        dtype: as it reads.
+        stored: its type in the file where that is another one.
+    """
 
     shape: Shape
     dtype: torch.dtype
+    stored: torch.dtype | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file."""
+        return self.file_dtype.itemsize * math.prod(self.shape)
+
+    @property
+    def file_dtype(self) -> torch.dtype:
+        """Its type in the file."""
+        return self.stored or self.dtype
 
 
 class TensorSource(Protocol):
@@ -83,15 +101,17 @@ class TensorSource(Protocol):
 
 
 class SafetensorsSource:
-    """One or several safetensors files."""
+    """One or several safetensors files; ``metadata`` holds each file's texts about itself."""
 
     def __init__(self, files: list[Path]) -> None:
         self.files = files
+        self.metadata: dict[Path, dict[str, str]] = {}
         self.infos: dict[str, TensorInfo] = {}
         self._file_of: dict[str, Any] = {}
         for path in files:
             try:
                 handle = safe_open(str(path), framework="pt", device="cpu")
+                self.metadata[path] = dict(handle.metadata() or {})
                 for key in handle.offset_keys():
                     view = handle.get_slice(key)
                     info = TensorInfo(tuple(view.get_shape()), _DTYPES[view.get_dtype()])

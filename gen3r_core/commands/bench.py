@@ -20,7 +20,7 @@ TASKS = ("1view", "2view", "allview", "vggt")
 def add_parser(commands: Any) -> None:
     """Add the sub-command."""
     parser = commands.add_parser("bench", help="time a model of a named size with random weights")
-    parser.add_argument("--model", choices=("tiny", "full"), default="tiny", help="size (default tiny)")
+    parser.add_argument("--model", choices=("tiny", "small", "full"), default="tiny", help="size (default tiny)")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["2view"], help="jobs to time (default 2view)")
     parser.add_argument("--warmup", type=int, default=1, help="untimed short jobs before (default 1)")
     parser.add_argument("--repeats", type=int, default=3, help="timed jobs, of which the median counts (default 3)")

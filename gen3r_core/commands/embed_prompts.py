@@ -6,13 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from gen3r_core.checkpoint.packaged import PACKAGED
 from gen3r_core.commands.options import add_device_options, choose_device, choose_dtype, loading_bar
 
 
 def add_parser(commands: Any) -> None:
     """Add the sub-command."""
     parser = commands.add_parser("embed-prompts", help="store prompt embeddings for use without the text encoder")
-    parser.add_argument("checkpoint", type=Path, help="checkpoint with text encoder and tokenizer")
+    parser.add_argument(
+        "checkpoint", type=Path, nargs="?", help=f"checkpoint with text encoder and tokenizer (default {PACKAGED})"
+    )
     parser.add_argument("output", type=Path, help="safetensors file to write")
     parser.add_argument("--prompts", nargs="+", default=[], help="prompt texts")
     parser.add_argument("--prompts_file", type=Path, help="text file with one prompt a line")
@@ -36,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("no prompts were given: use --prompts TEXT ... or --prompts_file FILE")
     checkpoint = open_checkpoint(args.checkpoint)
     if checkpoint.tokenizer is None:
-        raise CheckpointError(f"{args.checkpoint} has no tokenizer folder, which prompts need")
+        raise CheckpointError(f"{checkpoint.root} has no tokenizer folder, which prompts need")
     text_len = int(checkpoint.component("transformer").config.get("text_len", 512))
     tokenizer = Tokenizer.from_folder(checkpoint.tokenizer)
     device = choose_device(args.device)
@@ -48,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
             progress=progress,
         )
     if not isinstance(encoder, TextEncoder):
-        raise CheckpointError(f"{args.checkpoint} has no UMT5 text encoder")
+        raise CheckpointError(f"{checkpoint.root} has no UMT5 text encoder")
     cache = embed_prompts([*texts, *args.negative_prompt, DEFAULT_NEGATIVE, ""], tokenizer, encoder, text_len)
-    cache.save(args.output, model=str(args.checkpoint.name))
+    cache.save(args.output, model=PACKAGED if args.checkpoint is None else args.checkpoint.name)
     print(f"{len(cache)} prompts in {args.output}")
     return 0

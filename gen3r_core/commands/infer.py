@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gen3r_core.checkpoint.packaged import PACKAGED
 from gen3r_core.commands.options import (
     add_device_options,
     add_sampling_options,
@@ -35,10 +36,10 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("infer", help="generate or reconstruct a scene from images or a video")
     parser.add_argument(
         "--pretrained_model_name_or_path",
+        "--checkpoint",
         type=Path,
-        default=Path("./checkpoints"),
         metavar="FOLDER",
-        help="checkpoint folder (default ./checkpoints)",
+        help=f"checkpoint folder (default {PACKAGED}, the model in this package)",
     )
     parser.add_argument("--task", choices=TASKS, default="1view", help="first frame, first and last, or all are given")
     parser.add_argument(
@@ -140,7 +141,7 @@ def _generate(
             "frame_path": [str(path) for path in args.frame_path],
             "cameras": args.cameras,
             "metres_per_unit": args.metres_per_unit,
-            "checkpoint": str(args.pretrained_model_name_or_path),
+            "checkpoint": str(args.pretrained_model_name_or_path or PACKAGED),
             "steps": sampling.steps,
             "guidance": sampling.guidance,
             "scheduler": sampling.scheduler,

@@ -8,11 +8,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gen3r_core.checkpoint.packaged import PACKAGED
+
 
 def add_parser(commands: Any) -> None:
     """Add the sub-command."""
     parser = commands.add_parser("info", help="say what is in a checkpoint folder, what is missing, and its licences")
-    parser.add_argument("folder", type=Path, help="checkpoint of our or the published layout, or a Wan base folder")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        help=f"checkpoint of our or the published layout, or a Wan base folder (default {PACKAGED})",
+    )
     parser.add_argument("--verify", action="store_true", help="also compare the SHA-256 sums (our layout)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)

@@ -53,6 +53,19 @@ def invert_rigid(T: Tensor) -> Tensor:
     return homogeneous(torch.cat([rotation, translation], dim=-1))
 
 
+def compose(first: Tensor, second: Tensor) -> Tensor:
+    """``first @ second``, exact in float32: as sums of products, where tensor cores would round to ten bits.
+
+    Args:
+        first: ``[..., 4, 4]`` float.
+        second: the same, or a shape that broadcasts with it.
+
+    Returns:
+        ``[..., 4, 4]``.
+    """
+    return (first[..., :, :, None] * second[..., None, :, :]).sum(dim=-2)
+
+
 def relative_to_first(T_world_cam: Tensor) -> Tensor:
     """Moves the world frame into the first camera: ``T_cam0_cam = T_world_cam[0]^-1 T_world_cam``.
 

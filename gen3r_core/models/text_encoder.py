@@ -152,6 +152,11 @@ class Tokenizer:
         pad = self._tokenizer.pad_token_id
         return 0 if pad is None else int(pad)
 
+    @property
+    def vocab_size(self) -> int:
+        """Pieces that it knows, special ones included."""
+        return len(self._tokenizer)
+
     def __call__(self, text: str, max_length: int) -> tuple[list[int], bool]:
         """Token ids of a prompt with its end token, and whether it had to be cut to ``max_length``."""
         full = self._tokenizer(text, add_special_tokens=True)["input_ids"]

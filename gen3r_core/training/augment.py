@@ -15,7 +15,16 @@ from torch import Tensor
 from gen3r_core.errors import InputError
 from gen3r_core.training.batch import ClipBatch
 
-__all__ = ["jitter_colors", "join_clips", "on_device", "random_crop", "reverse_time", "stretches"]
+__all__ = [
+    "jitter_colors",
+    "join_clips",
+    "mirror",
+    "on_device",
+    "random_crop",
+    "reverse_time",
+    "stretches",
+    "swap_channels",
+]
 
 
 def random_crop(batch: ClipBatch, size: tuple[int, int], rng: np.random.Generator) -> ClipBatch:
@@ -93,6 +102,41 @@ def jitter_colors(batch: ClipBatch, strength: float, rng: np.random.Generator) -
         batch,
         colors=((colors - 0.5) * on_device(gain, batch.device) + 0.5 + on_device(offset, batch.device)).clamp(0, 1),
     )
+
+
+def mirror(batch: ClipBatch, probability: float, rng: np.random.Generator) -> ClipBatch:
+    """Swaps left and right of some clips, cameras and world with them (both have their x axes turned round)."""
+    chosen = rng.random(len(batch)) < probability
+    if not chosen.any():
+        return batch
+    flags = on_device(torch.from_numpy(chosen), batch.device)
+
+    def swapped(values: Tensor) -> Tensor:
+        return torch.where(flags.view(-1, *[1] * (values.ndim - 1)), values.flip(-1), values)
+
+    intrinsics, poses = batch.intrinsics, batch.T_world_cam
+    if intrinsics is not None:
+        centre = torch.where(flags[:, None], batch.size[1] - intrinsics[..., 0, 2], intrinsics[..., 0, 2])
+        intrinsics = intrinsics.clone()
+        intrinsics[..., 0, 2] = centre
+    if poses is not None:
+        sign = torch.ones_like(poses)  # of diag(-1, 1, 1, 1) @ pose @ diag(-1, 1, 1, 1)
+        sign[..., 0, :].neg_()
+        sign[..., :, 0].neg_()
+        poses = torch.where(flags[:, None, None, None], poses * sign, poses)
+    depth = None if batch.depth is None else swapped(batch.depth)
+    return replace(batch, colors=swapped(batch.colors), depth=depth, intrinsics=intrinsics, T_world_cam=poses)
+
+
+def swap_channels(batch: ClipBatch, probability: float, rng: np.random.Generator) -> ClipBatch:
+    """Lets red, green and blue of some clips change places; captions that name colours are then wrong."""
+    chosen = rng.random(len(batch)) < probability
+    orders = np.stack([rng.permutation(3) if each else np.arange(3) for each in chosen])
+    if not chosen.any():
+        return batch
+    order = on_device(torch.from_numpy(orders), batch.device)
+    rows = torch.arange(len(batch), device=batch.device)[:, None]
+    return replace(batch, colors=batch.colors.transpose(1, 2)[rows, order].transpose(1, 2))
 
 
 def join_clips(batches: list[ClipBatch]) -> ClipBatch:

@@ -10,39 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from gen3r_core.checkpoint.components import SPECS
-from gen3r_core.checkpoint.folder import MANIFEST, ComponentFiles, open_checkpoint, read_json
 from gen3r_core.checkpoint.loading import load_component
+from gen3r_core.checkpoint.parts import find_component
 from gen3r_core.devices import memory_errors
 from gen3r_core.errors import CheckpointError, InputError
+from gen3r_core.sizes import named_config
 
-__all__ = ["complete_state", "find_component", "load_frozen", "trained_component"]
-
-
-def find_component(name: str, path: Path | str) -> ComponentFiles:
-    """A network's files: a component folder that a stage has exported, or any checkpoint that holds it.
-
-    Args:
-        name: our name of the network.
-        path: component folder (``config.json`` and weights), a folder with component folders by name, or a
-            checkpoint folder of any layout.
-
-    Raises:
-        CheckpointError: there is nothing, or something else.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        raise CheckpointError(f"{name}: folder {path} does not exist; name the folder of a trained part")
-    for root in (path, path.parent):
-        if any((root / marker).is_file() for marker in (MANIFEST, "model_index.json")):
-            return open_checkpoint(root).component(name)
-    for own in (path, path / name):
-        if (own / "config.json").is_file() and any(own.glob("*.safetensors")):
-            config = {key: value for key, value in read_json(own / "config.json").items() if not key.startswith("_")}
-            return ComponentFiles(SPECS[name], own, "gen3r", config)
-    try:
-        return open_checkpoint(path).component(name)
-    except CheckpointError as error:
-        raise CheckpointError(f"{name}: {error}") from error
+__all__ = ["chosen_sizes", "complete_state", "find_component", "load_frozen", "trained_component"]
 
 
 def load_frozen(
@@ -56,6 +30,30 @@ def load_frozen(
     """
     with memory_errors():
         return load_component(find_component(name, path), device=device, dtype=dtype)
+
+
+def chosen_sizes(
+    name: str, size: str, config: Mapping[str, Any] | None, initial: Path | str | None
+) -> dict[str, Any] | None:
+    """Sizes of a network from scratch, as the options of a stage say them.
+
+    Args:
+        name: our name of the network.
+        size: a row of :data:`gen3r_core.sizes.SIZES`, which ``config`` changes; "" where ``config`` says all.
+        config: sizes (our configuration).
+        initial: folder to start from instead.
+
+    Returns:
+        for :func:`trained_component`; None if there are no sizes.
+
+    Raises:
+        InputError: the size is unknown, or excluded by ``initial``.
+    """
+    if not size:
+        return None if config is None else dict(config)
+    if initial is not None:
+        raise InputError(f"{name}: options 'size' and 'initial' exclude each other: sizes come with the weights")
+    return named_config(size, name, config)
 
 
 def trained_component(

@@ -15,7 +15,7 @@ from gen3r_core.models.geometry_adapter import GeometryAdapter
 from gen3r_core.models.image_encoder import ImageEncoder
 from gen3r_core.models.text_encoder import TextEncoder, Tokenizer
 from gen3r_core.models.transformer import CameraTransformer
-from gen3r_core.training.components import load_frozen, trained_component
+from gen3r_core.training.components import chosen_sizes, load_frozen, trained_component
 from gen3r_core.training.flow_clips import ClipEncoder
 from gen3r_core.training.options import check_range, choose
 from gen3r_core.training.teachers import Teachers, parse_dtype
@@ -32,17 +32,19 @@ class TransformerOptions:
     """Keys of the stage's configuration.
 
     Attributes:
-        config: sizes of a transformer from scratch.
-        initial: folder to start from, in place of ``config``.
+        size: row of :data:`gen3r_core.sizes.SIZES` that gives the sizes of a transformer from scratch, and of text and
+            image encoder where they are trained and have no folder of their own.
+        config: sizes of the transformer that differ from it, or all of them.
+        initial: folder to start from, in place of both.
         checkpoint: folder of the parts that have no folder of their own below.
         vggt: folder of the trained VGGT.
         video_vae: folder of the trained video VAE.
         geometry_adapter: folder of the trained geometry adapter.
         train_encoders: train text and image encoder jointly (small model); otherwise they are frozen.
         text_encoder: folder of the text encoder (to start from, where it is trained).
-        text_encoder_config: its sizes from scratch, where it is trained.
+        text_encoder_config: its sizes from scratch, where it is trained; as ``config``.
         image_encoder: folder of the image encoder.
-        image_encoder_config: its sizes from scratch, where it is trained.
+        image_encoder_config: its sizes from scratch, where it is trained; as ``config``.
         tokenizer: folder of the tokenizer; by default that of ``text_encoder``'s or ``checkpoint``'s folder.
         captions: text file to train a tokenizer from, one caption a line, in place of ``tokenizer``.
         seed: of first weights and of draws from the pool.
@@ -68,6 +70,7 @@ class TransformerOptions:
         InputError: a value is out of range.
     """
 
+    size: str = ""
     config: dict[str, Any] | None = None
     initial: str | None = None
     checkpoint: str = ""
@@ -186,7 +189,8 @@ def build_networks(
     )
     dtype = parse_dtype(options.frozen_dtype)
     adapter = cast(GeometryAdapter, load_frozen("geometry_adapter", places["geometry_adapter"], device, dtype))
-    module, fresh = trained_component("transformer", options.config, options.initial, device, seed=options.seed)
+    sizes = chosen_sizes("transformer", options.size, options.config, options.initial)
+    module, fresh = trained_component("transformer", sizes, options.initial, device, seed=options.seed)
     transformer = cast(CameraTransformer, module)
     if fresh:
         initialise_transformer(transformer, torch.Generator().manual_seed(options.seed))
@@ -212,6 +216,8 @@ def build_networks(
 
 def _encoder(name: str, options: TransformerOptions, device: torch.device | str) -> nn.Module:
     config: dict[str, Any] | None = getattr(options, f"{name}_config")
+    if options.train_encoders and not getattr(options, name):
+        config = chosen_sizes(name, options.size, config, None)
     place: str = getattr(options, name) or (options.checkpoint if config is None else "")
     if not options.train_encoders:
         if not place:

@@ -14,22 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gen3r_core.decoding import plausible_encoding
 from gen3r_core.errors import InputError
+from gen3r_core.evaluation.cameras import area_under_curve, camera_errors
+from gen3r_core.evaluation.depth import depth_errors
 from gen3r_core.geometry.cameras import decode_pose_encoding
 from gen3r_core.geometry.rigid import homogeneous
 from gen3r_core.models.geometry_adapter import GeometryAdapter
 from gen3r_core.models.vggt.tokens import unpack_tokens
 from gen3r_core.models.video_vae import sample_latents
+from gen3r_core.training.augment import on_device
 from gen3r_core.training.batch import ClipBatch
-from gen3r_core.training.components import complete_state, trained_component
+from gen3r_core.training.components import chosen_sizes, complete_state, trained_component
 from gen3r_core.training.export import export_component
 from gen3r_core.training.losses import adaptive_weight, camera_loss, cosine_distance, gaussian_kl, smooth_l1
-from gen3r_core.training.measures import area_under_curve, camera_errors, depth_errors
 from gen3r_core.training.options import check_range, read_options
 from gen3r_core.training.teachers import ClipTokens, Teachers, adapter_posterior, mixed_precision
 
@@ -47,9 +50,11 @@ class GeometryAdapterOptions:
     """Keys of the stage's configuration.
 
     Attributes:
-        config: sizes of an adapter from scratch (:class:`gen3r_core.models.geometry_adapter.GeometryAdapterConfig`);
-            ``token_channels`` follows VGGT where left out.
-        initial: folder to start from, in place of ``config``.
+        size: row of :data:`gen3r_core.sizes.SIZES` that gives the sizes of an adapter from scratch.
+        config: sizes that differ from it, or all of them
+            (:class:`gen3r_core.models.geometry_adapter.GeometryAdapterConfig`); ``token_channels`` follows VGGT where
+            left out.
+        initial: folder to start from, in place of both.
         vggt: folder of the trained VGGT, or of a checkpoint that holds it.
         video_vae: folder of the trained video VAE, or of a checkpoint that holds it.
         seed: of first weights.
@@ -64,6 +69,8 @@ class GeometryAdapterOptions:
         alignment: pull the posterior to the video VAE's; otherwise to the standard normal (to compare).
         alignment_share: the KL term's share of the reconstruction loss.
         alignment_limit: largest factor of the KL term (a mean over elements), for when it comes close to 0.
+        dense_frames: frames of a step that go through the dense heads, drawn anew in every step; None takes all.
+            The heads cost more than all the rest.
         frames_per_chunk: frames that go through a dense head at a time.
         recompute: keep no activations of heads and adapter but compute them again for the gradient: a third more
             work, a fraction of the memory (full size).
@@ -75,6 +82,7 @@ class GeometryAdapterOptions:
         InputError: a value is out of range.
     """
 
+    size: str = ""
     config: dict[str, Any] | None = None
     initial: str | None = None
     vggt: str = ""
@@ -91,6 +99,7 @@ class GeometryAdapterOptions:
     alignment: bool = True
     alignment_share: float = 0.1
     alignment_limit: float = 10.0
+    dense_frames: int | None = None
     frames_per_chunk: int = 64
     recompute: bool = False
     whole_clip: bool = True
@@ -98,7 +107,8 @@ class GeometryAdapterOptions:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        check_range("frames_per_chunk", self.frames_per_chunk, 1)
+        for name in ("dense_frames", "frames_per_chunk"):
+            check_range(name, getattr(self, name), 1)
         weights = ("token", "camera_token", "camera", "depth", "point", "similarity")
         for name in (*(f"{weight}_weight" for weight in weights), "alignment_share", "alignment_limit"):
             check_range(name, getattr(self, name), 0)
@@ -138,14 +148,13 @@ class GeometryAdapterStage:
         Raises:
             InputError: the clips do not have 4k+1 frames, or do not suit the networks.
         """
-        del step
         options = self.options
         target = self.teachers.tokens(batch.colors)
         video_mean, video_logvar = self.teachers.video_posterior(to_video(batch.colors))
         noise = torch.randn(video_mean.shape, generator=generator, device=batch.device)
         packed, mean, logvar = self._round_trip(target.packed, noise, target.grid)
         tokens, cameras, distance = self._token_losses(packed, target)
-        camera, depth, points = self._head_losses(packed, target, batch.size)
+        camera, depth, points = self._head_losses(packed, target, batch.size, step)
         reconstruction = (
             options.token_weight * tokens
             + options.camera_token_weight * cameras
@@ -195,25 +204,38 @@ class GeometryAdapterStage:
         tokens = smooth_l1(patches, true_patches, options.token_beta)
         return tokens, smooth_l1(camera, true_camera, options.camera_token_beta), distance
 
-    def _head_losses(self, packed: Tensor, target: ClipTokens, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    def _head_losses(
+        self, packed: Tensor, target: ClipTokens, size: tuple[int, int], step: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What VGGT's heads make of the tokens, against what they make of the true ones: L1 and distances."""
-        vggt, step = self.teachers.vggt, self.options.frames_per_chunk
+        vggt, at_once = self.teachers.vggt, self.options.frames_per_chunk
         layers = unpack_tokens(packed, vggt.special_tokens, num_layers=len(vggt.config.layers))
         with torch.no_grad():
             true_steps = vggt.predict_cameras(target.layers)
         camera = camera_loss(vggt.predict_cameras(layers), true_steps, kind="l1")
-        frames = layers[0].shape[1]
+        some = self._dense_frames(step, layers[0])
+        own_layers = [layer if some is None else layer[:, some] for layer in layers]
+        true_layers = [layer if some is None else layer[:, some] for layer in target.layers]
+        frames = own_layers[0].shape[1]
         depth = points = torch.zeros((), device=packed.device)
-        for start in range(0, frames, step):
-            own = [layer[:, start : start + step] for layer in layers]
-            true = [layer[:, start : start + step] for layer in target.layers]
+        for start in range(0, frames, at_once):
+            own = [layer[:, start : start + at_once] for layer in own_layers]
+            true = [layer[:, start : start + at_once] for layer in true_layers]
             with torch.no_grad():
-                true_depth, _ = vggt.predict_depth(true, size, frames_per_chunk=step)
-                true_points, _ = vggt.predict_points(true, size, frames_per_chunk=step)
+                true_depth, _ = vggt.predict_depth(true, size, frames_per_chunk=at_once)
+                true_points, _ = vggt.predict_points(true, size, frames_per_chunk=at_once)
             share = own[0].shape[1] / frames
             depth = depth + share * self._run(self._depth_distance, own, true_depth, size)
             points = points + share * self._run(self._point_distance, own, true_points, size)
         return camera, depth, points
+
+    def _dense_frames(self, step: int, like: Tensor) -> Tensor | None:
+        """Frames that go through the dense heads in a step, on the device of tokens; None for all."""
+        frames, most = like.shape[1], self.options.dense_frames
+        if most is None or most >= frames:
+            return None
+        places = np.random.default_rng([self.options.seed, step]).permutation(frames)[:most]
+        return on_device(torch.from_numpy(places), like.device)
 
     def _depth_distance(self, layers: list[Tensor], truth: Tensor, size: tuple[int, int]) -> Tensor:
         depth, _ = self.teachers.vggt.predict_depth(layers, size, frames_per_chunk=self.options.frames_per_chunk)
@@ -349,7 +371,7 @@ def from_config(values: Mapping[str, Any], device: torch.device | str) -> Geomet
     teachers = Teachers.load(
         options.vggt, options.video_vae, device, options.frozen_dtype, whole_clip=options.whole_clip
     )
-    config = options.config
+    config = chosen_sizes("geometry_adapter", options.size, options.config, options.initial)
     if config is not None:
         channels = int(teachers.video_vae.config.z_dim)
         identity = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels, "latent_channels": channels}

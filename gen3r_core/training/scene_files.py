@@ -23,7 +23,7 @@ from gen3r_core.io.cameras import read_transforms, read_transforms_files
 from gen3r_core.io.images import list_images, read_image
 from gen3r_core.training.batch import ClipBatch
 
-__all__ = ["Scene", "SceneFiles", "find_scenes", "open_scene", "read_clip"]
+__all__ = ["Scene", "SceneFiles", "find_scenes", "open_scene", "read_clip", "read_frames"]
 
 MILLIMETRES = 1000.0
 
@@ -131,14 +131,33 @@ def read_clip(
     start = int(rng.integers(0, max(1, count - interval * (num_frames - 1))))
     picked = [min(start + interval * index, count - 1) for index in range(num_frames)]
     caption = scene.captions[int(rng.integers(len(scene.captions)))] if scene.captions else ""
-    colors, resize = _read_colors([scene.images[index] for index in picked], size, scene.image_size)
+    return read_frames(scene, picked, size, caption)
+
+
+def read_frames(scene: Scene, picked: Sequence[int], size: tuple[int, int], caption: str) -> ClipBatch:
+    """The clip of given frames of a scene, on the host.
+
+    Args:
+        scene: see :func:`open_scene`.
+        picked: indices of its frames, at least one.
+        size: (height, width) to scale and cut to, intrinsics following.
+        caption: of the clip.
+
+    Returns:
+        A batch of one clip.
+
+    Raises:
+        InputError: naming the scene's file that is missing, damaged or does not fit.
+    """
+    frames = list(picked)
+    colors, resize = _read_colors([scene.images[index] for index in frames], size, scene.image_size)
     intrinsics, poses = None, None
     if scene.intrinsics is not None and scene.T_world_cam is not None:
-        intrinsics = resize.apply_to_intrinsics(scene.intrinsics[picked]).float()[None]
-        poses = scene.T_world_cam[picked].float()[None]
+        intrinsics = resize.apply_to_intrinsics(scene.intrinsics[frames]).float()[None]
+        poses = scene.T_world_cam[frames].float()[None]
     depth = None
     if scene.depth is not None:
-        depth = _read_depth([scene.depth[index] for index in picked], resize)[None]
+        depth = _read_depth([scene.depth[index] for index in frames], resize)[None]
     return ClipBatch(colors[None], depth, intrinsics, poses, [caption])
 
 

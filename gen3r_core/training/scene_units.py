@@ -13,11 +13,11 @@ from torch import Tensor
 
 from gen3r_core.errors import InputError
 from gen3r_core.geometry.cameras import encode_pose
-from gen3r_core.geometry.rigid import invert_rigid
+from gen3r_core.geometry.rigid import compose, invert_rigid
 from gen3r_core.geometry.unprojection import unproject_depth
 from gen3r_core.training.batch import ClipBatch
 
-__all__ = ["SceneTruth", "clip_points", "compose", "metres_per_unit", "normalised_truth", "relative_poses"]
+__all__ = ["SceneTruth", "clip_points", "metres_per_unit", "normalised_truth", "relative_poses"]
 
 SMALLEST_UNIT = 1e-4
 """Metres; keeps a clip without any known depth finite."""
@@ -88,11 +88,6 @@ def relative_poses(T_world_cam: Tensor) -> Tensor:
     others = compose(invert_rigid(poses[:, :1]), poses[:, 1:])
     first = torch.eye(4, device=poses.device).expand(len(poses), 1, 4, 4)
     return torch.cat((first, others), dim=1)
-
-
-def compose(first: Tensor, second: Tensor) -> Tensor:
-    """``first @ second`` of ``[..., 4, 4]`` as sums of products: tensor cores would round float32 to ten bits."""
-    return (first[..., :, :, None] * second[..., None, :, :]).sum(dim=-2)
 
 
 def clip_points(depth: Tensor, T_cam_world: Tensor, intrinsics: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ path divided by the metres that one unit of VGGT's prediction for the whole clip
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 from gen3r_core.conditioning import Task, known_frame_mask
+from gen3r_core.evaluation.images import frame_psnr
+from gen3r_core.io.atomic import OutputFolder
 from gen3r_core.jobs import Job, Sampling
 from gen3r_core.models.image_encoder import ImageEncoder
 from gen3r_core.models.text_encoder import TextEncoder
@@ -32,7 +35,6 @@ from gen3r_core.training.export import export_component
 from gen3r_core.training.flow_clips import ClipEncoder, EncodedClips, clip_rays, image_tokens, text_embeddings
 from gen3r_core.training.flow_parts import FlowNetworks, TransformerOptions, build_networks
 from gen3r_core.training.losses import add_noise, flow_target, masked_mean
-from gen3r_core.training.measures import psnr
 from gen3r_core.training.options import read_options
 from gen3r_core.training.teachers import mixed_precision
 
@@ -244,7 +246,7 @@ class TransformerStage:
         pipeline = self.pipeline()
         with mixed_precision(batch.device):
             values = [
-                psnr(pipeline.generate(job, sampling).colors[unknown], job.images[unknown].movedim(1, -1))
+                frame_psnr(pipeline.generate(job, sampling).colors[unknown], job.images[unknown].movedim(1, -1)).mean()
                 for job in jobs
             ]
         return float(torch.stack(values).mean())
@@ -267,7 +269,8 @@ class TransformerStage:
         """Write the component folder ``transformer``; jointly trained parts go beside it, under their own names.
 
         With ``folder`` = ``out/transformer`` these are ``out/text_encoder``, ``out/image_encoder`` and
-        ``out/tokenizer``; see :class:`gen3r_core.training.stage.Stage`.
+        ``out/tokenizer``; ``out/scheduler`` holds the noise levels it was trained on;
+        see :class:`gen3r_core.training.stage.Stage`.
 
         Raises:
             OutputError: something cannot be written.
@@ -277,6 +280,8 @@ class TransformerStage:
             if part is not None:
                 place = folder if name == "transformer" else folder.parent / name
                 export_component(place, name, part, complete_state(part, state, f"{name}."))
+        with OutputFolder(folder.parent / "scheduler") as out:
+            out.path("scheduler_config.json").write_text(json.dumps(self._scheduler, indent=2), encoding="utf-8")
         if self.options.train_encoders:
             self.encoder.tokenizer.save(folder.parent / "tokenizer")
 

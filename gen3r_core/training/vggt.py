@@ -19,15 +19,18 @@ from torch import Tensor
 
 from gen3r_core.decoding import plausible_encoding
 from gen3r_core.errors import InputError
+from gen3r_core.evaluation.cameras import area_under_curve, camera_errors
+from gen3r_core.evaluation.clouds import points_error
+from gen3r_core.evaluation.depth import depth_errors
 from gen3r_core.geometry.cameras import decode_pose_encoding
 from gen3r_core.geometry.rigid import homogeneous
 from gen3r_core.models.vggt import VGGT, VGGTPrediction
 from gen3r_core.models.vggt.blocks import LayerScale
+from gen3r_core.training.augment import on_device
 from gen3r_core.training.batch import ClipBatch
-from gen3r_core.training.components import complete_state, trained_component
+from gen3r_core.training.components import chosen_sizes, complete_state, trained_component
 from gen3r_core.training.export import export_component
 from gen3r_core.training.losses import RegressionLoss, camera_loss, confident_regression
-from gen3r_core.training.measures import area_under_curve, camera_errors, depth_errors, points_error
 from gen3r_core.training.options import check_range, choose, read_options
 from gen3r_core.training.scene_units import SceneTruth, normalised_truth
 
@@ -43,14 +46,17 @@ class VGGTOptions:
     """Keys of the stage's configuration.
 
     Attributes:
-        config: sizes of a network from scratch (:class:`gen3r_core.models.vggt.VGGTConfig`).
-        initial: folder to start from, in place of ``config``.
+        size: row of :data:`gen3r_core.sizes.SIZES` that gives the sizes of a network from scratch.
+        config: sizes that differ from it, or all of them (:class:`gen3r_core.models.vggt.VGGTConfig`).
+        initial: folder to start from, in place of both.
         seed: of first weights and of the number of views.
         layer_scale: first value of the alternating blocks' layer scale; None keeps VGGT's 0.01.
         min_views: fewest views of a step.
         max_views: most; None for all frames of a clip.
         view_counts: the numbers of views to choose from, in place of every number between those two (each
             is a graph of its own where the network is compiled).
+        dense_views: views of a step whose depth and points are learnt from, drawn anew in every step; None takes
+            all. Dense heads cost more than all the rest.
         depth_only_steps: first steps that train on depth alone.
         camera_weight: factor of the camera loss.
         depth_weight: factor of the depth loss.
@@ -58,6 +64,7 @@ class VGGTOptions:
         gradient_weight: factor of the gradient terms within the last two.
         alpha: reward of confidence.
         depth_error: "absolute" (the paper's), or "relative" (divided by the true depth).
+        camera_error: "huber" (the paper's) or "l1", which goes on pulling where errors are small.
         huber_delta: of the camera loss.
         frames_per_chunk: frames that go through a dense head at a time.
         compile: compile the network with ``torch.compile``.
@@ -66,6 +73,7 @@ class VGGTOptions:
         InputError: a value is out of range.
     """
 
+    size: str = ""
     config: dict[str, Any] | None = None
     initial: str | None = None
     seed: int = 0
@@ -73,6 +81,7 @@ class VGGTOptions:
     min_views: int = 2
     max_views: int | None = None
     view_counts: tuple[int, ...] = ()
+    dense_views: int | None = None
     depth_only_steps: int = 0
     camera_weight: float = 5.0
     depth_weight: float = 1.0
@@ -80,13 +89,15 @@ class VGGTOptions:
     gradient_weight: float = 1.0
     alpha: float = 0.2
     depth_error: str = "absolute"
+    camera_error: str = "huber"
     huber_delta: float = 0.1
     frames_per_chunk: int = 256
     compile: bool = False
 
     def __post_init__(self) -> None:
         choose("depth_error", self.depth_error, ("absolute", "relative"))
-        for name in ("min_views", "max_views", "frames_per_chunk"):
+        choose("camera_error", self.camera_error, ("huber", "l1"))
+        for name in ("min_views", "max_views", "dense_views", "frames_per_chunk"):
             check_range(name, getattr(self, name), 1)
         for name in ("depth_only_steps", "camera_weight", "depth_weight", "point_weight", "gradient_weight", "alpha"):
             check_range(name, getattr(self, name), 0)
@@ -110,7 +121,7 @@ class VGGTStage:
         self.module = module
         self.options = options
         module.aggregator.patch_embed.mask_token.requires_grad = False
-        self._network = torch.compile(module.forward) if options.compile else module.forward
+        self._network = torch.compile(self._predict) if options.compile else self._predict
 
     def loss(self, batch: ClipBatch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of some views of every clip; see :class:`gen3r_core.training.stage.Stage`.
@@ -121,8 +132,15 @@ class VGGTStage:
         options = self.options
         views = self.choose_views(batch, step, generator)
         truth = normalised_truth(views, "the VGGT stage")
-        prediction = self._network(views.colors, frames_per_chunk=options.frames_per_chunk)
-        camera = camera_loss(prediction.pose_iterations, truth.pose_encoding, delta=options.huber_delta)
+        dense = self._dense_views(step, views)
+        prediction = self._network(views.colors, dense)
+        if dense is not None:
+            truth = replace(
+                truth, depth=truth.depth[:, dense], points=truth.points[:, dense], mask=truth.mask[:, dense]
+            )
+        camera = camera_loss(
+            prediction.pose_iterations, truth.pose_encoding, kind=options.camera_error, delta=options.huber_delta
+        )
         depth, points = self._dense_losses(prediction, truth)
         # Weight 0 in place of leaving a term out: every parameter has a gradient in every step.
         others = 0.0 if step < options.depth_only_steps else 1.0
@@ -137,6 +155,27 @@ class VGGTStage:
             "points_error": points.error,
         }
         return total, figures
+
+    def _dense_views(self, step: int, views: ClipBatch) -> Tensor | None:
+        """Places of the views that go through the dense heads, on the device; None for all."""
+        count = views.colors.shape[1]
+        most = self.options.dense_views
+        if most is None or most >= count:
+            return None
+        places = np.random.default_rng([self.options.seed, step, 1]).permutation(count)[:most]
+        return on_device(torch.from_numpy(places), views.device)
+
+    def _predict(self, colors: Tensor, dense: Tensor | None) -> VGGTPrediction:
+        """Cameras of all views; depth and points of some."""
+        network, size, chunk = self.module, (colors.shape[-2], colors.shape[-1]), self.options.frames_per_chunk
+        tokens = network.aggregate(colors)
+        if dense is None:
+            return network.decode(tokens, size, frames_per_chunk=chunk)
+        steps = network.predict_cameras(tokens)
+        some = [layer[:, dense] for layer in tokens]
+        depth, depth_confidence = network.predict_depth(some, size, frames_per_chunk=chunk)
+        points, points_confidence = network.predict_points(some, size, frames_per_chunk=chunk)
+        return VGGTPrediction(steps[-1], depth, depth_confidence, points, points_confidence, steps)
 
     def _dense_losses(self, prediction: VGGTPrediction, truth: SceneTruth) -> tuple[RegressionLoss, RegressionLoss]:
         options = self.options
@@ -237,7 +276,8 @@ def from_config(values: Mapping[str, Any], device: torch.device | str) -> VGGTSt
         CheckpointError: sizes or weights cannot be used.
     """
     options = read_options(VGGTOptions, values, "vggt")
-    module, fresh = trained_component("vggt", options.config, options.initial, device, seed=options.seed)
+    sizes = chosen_sizes("vggt", options.size, options.config, options.initial)
+    module, fresh = trained_component("vggt", sizes, options.initial, device, seed=options.seed)
     network = cast(VGGT, module)
     with torch.no_grad():
         if fresh:

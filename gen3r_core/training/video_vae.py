@@ -18,6 +18,9 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from gen3r_core.errors import InputError
+from gen3r_core.evaluation.frames import frame_classes
+from gen3r_core.evaluation.images import frame_psnr
+from gen3r_core.sizes import named_config
 from gen3r_core.training.batch import ClipBatch
 from gen3r_core.training.components import trained_component
 from gen3r_core.training.export import export_component
@@ -26,20 +29,7 @@ from gen3r_core.training.stage import TrainingError
 from gen3r_core.training.video_vae_weights import inflate, initialize
 from gen3r_core.training.whole_clip import channels_last, decode_clip, encode_clip, temporal_ratio
 
-__all__ = ["SMALL", "VideoVAELoss", "VideoVAEOptions", "VideoVAEStage", "from_config"]
-
-SMALL: dict[str, Any] = {
-    "base_dim": 32,
-    "decoder_base_dim": 64,
-    "z_dim": 16,
-    "dim_mult": [1, 2, 2],
-    "num_res_blocks": 1,
-    "temperal_downsample": [True, True],
-    "patch_size": 2,
-    "in_channels": 12,
-    "out_channels": 12,
-}
-"""Sizes of the small model: 7.1 M parameters, with the full model's latent grid (8x in space, 4x in time)."""
+__all__ = ["VideoVAELoss", "VideoVAEOptions", "VideoVAEStage", "from_config"]
 
 _LEAST_STD = 1e-3
 
@@ -79,8 +69,9 @@ class VideoVAEOptions:
     """What `--config` and `--set` can say about this stage.
 
     Attributes:
-        model: sizes, as in the component's config.json; what is left out is as in :data:`SMALL`.
-        initial: component folder or checkpoint to start from, in place of `model`.
+        size: row of :data:`gen3r_core.sizes.SIZES` that gives the sizes of a network from scratch.
+        model: sizes that differ from it, as in the component's config.json.
+        initial: component folder or checkpoint to start from, in place of both.
         inflate: prepare weights from `initial` that were trained on single frames for clips.
         loss: see :class:`VideoVAELoss`.
         seed: of the first weights.
@@ -89,6 +80,7 @@ class VideoVAEOptions:
         channels_last: weights and clips channels-last.
     """
 
+    size: str = "small"
     model: dict[str, Any] | None = None
     initial: str | None = None
     inflate: bool = False
@@ -113,14 +105,14 @@ class VideoVAEStage:
         device: where it trains.
 
     Raises:
-        InputError: the network does not compress time by four.
+        InputError: the size is unknown, or the network does not compress time by four.
         CheckpointError: sizes or files cannot be used.
     """
 
     name = "video_vae"
 
     def __init__(self, options: VideoVAEOptions, device: torch.device) -> None:
-        sizes = None if options.initial is not None else SMALL | (options.model or {})
+        sizes = None if options.initial is not None else named_config(options.size, self.name, options.model)
         module, fresh = trained_component("video_vae", sizes, options.initial, device, seed=options.seed)
         self.module = cast(AutoencoderKLWan, module)
         if temporal_ratio(self.module) != 4 or list(self.module.config.attn_scales):
@@ -198,16 +190,11 @@ class VideoVAEStage:
         """
         video = self._video(batch)
         decoded = self.module.decode(self.module.encode(video).latent_dist.mean).sample.float()
-        squared = ((decoded - video) / 2).square().mean(dim=(1, 3, 4))
-        decibels = (-10 * torch.log10(squared.clamp(min=1e-10))).mean(dim=0)  # by frame
-        frames = torch.arange(len(decibels), device=decibels.device)
-        groups = {"psnr": frames >= 0}
+        decibels = frame_psnr(decoded.transpose(1, 2) / 2, video.transpose(1, 2) / 2).mean(dim=0)
+        groups = {"psnr": list(range(len(decibels)))}
         if len(decibels) > 1:
-            groups["psnr_first"] = frames == 0
-            groups["psnr_whole"] = (frames % 4 == 0) & (frames > 0)
-            groups["psnr_between"] = frames % 4 != 0
-            groups["psnr_last"] = frames >= len(decibels) - 4
-        return {key: float(decibels[mask].mean()) for key, mask in groups.items()}
+            groups |= {f"psnr_{name}": frames for name, frames in frame_classes(len(decibels)).items()}
+        return {key: float(decibels[frames].mean()) for key, frames in groups.items()}
 
     @torch.no_grad()
     def finish(self, batches: Iterable[ClipBatch]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from gen3r_core.errors import InputError
-from gen3r_core.training.augment import jitter_colors, on_device, reverse_time, stretches
+from gen3r_core.training.augment import jitter_colors, mirror, on_device, reverse_time, stretches, swap_channels
 from gen3r_core.training.batch import ClipBatch
 from gen3r_core.training.options import check_range, choose, read_options
 from gen3r_core.training.plan import mixed_seed
@@ -44,6 +44,8 @@ class WorldsOptions:
         fresh: new clips for each step, on average; 0 keeps the first pool and goes through it in order.
         max_interval: frames of a batch's clip are up to so many apart.
         reverse: share of clips that run backwards.
+        mirror: share of clips whose left and right are swapped.
+        swap_channels: share of clips whose red, green and blue change places (captions then name wrong colours).
         jitter: strength of colour changes; 0 changes nothing.
         samples: n x n rays a pixel.
         compile: compile the renderer; for GPUs.
@@ -58,6 +60,8 @@ class WorldsOptions:
     fresh: float = 1.0
     max_interval: int = 1
     reverse: float = 0.5
+    mirror: float = 0.0
+    swap_channels: float = 0.0
     jitter: float = 0.0
     samples: int = 2
     compile: bool = False
@@ -70,7 +74,8 @@ class WorldsOptions:
             check_range(name, getattr(self, name), 1)
         for name in ("fresh", "jitter", "workers"):
             check_range(name, getattr(self, name), 0)
-        check_range("reverse", self.reverse, 0, 1)
+        for name in ("reverse", "mirror", "swap_channels"):
+            check_range(name, getattr(self, name), 0, 1)
         check_range("seed", self.seed, 0, 2**10)
         if self.pool % self.chunk:
             raise InputError(f"option 'pool' must be a multiple of 'chunk', got {self.pool} and {self.chunk}")
@@ -124,7 +129,12 @@ class WorldsSource:
             T_world_cam=self._poses[rows, picked],
             captions=[self._captions[slot] for slot in slots.tolist()],
         )
-        return jitter_colors(reverse_time(batch, options.reverse, rng), options.jitter, rng)
+        batch = reverse_time(batch, options.reverse, rng)
+        if options.mirror:
+            batch = mirror(batch, options.mirror, rng)
+        if options.swap_channels:
+            batch = swap_channels(batch, options.swap_channels, rng)
+        return jitter_colors(batch, options.jitter, rng)
 
     def close(self) -> None:
         """Ends the planning processes."""

@@ -144,6 +144,8 @@ def test_another_version_of_our_layout(own, change):
         {"defaults": {"image_size": [560]}},
         {"defaults": {"image_size": 560}},
         {"defaults": None},
+        {"licences": ["MIT"]},
+        {"licences": {"vggt": 3}},
     ],
 )
 def test_a_damaged_manifest(own, change):

@@ -12,6 +12,7 @@ from anonymous_memory import Anonymous, measure
 from published_checkpoint import OUR_NAMES, tiny_configs, write_published
 from safetensors.torch import load_file
 
+from gen3r_core.checkpoint.convert import convert_checkpoint
 from gen3r_core.checkpoint.folder import open_checkpoint
 from gen3r_core.checkpoint.loading import build_empty
 
@@ -28,6 +29,8 @@ with tempfile.TemporaryDirectory() as folder:  # a tiny one first: lazy imports 
     tiny = write_published(Path(folder) / "tiny")
     convert.convert_checkpoint(open_checkpoint(tiny), Path(folder) / "own", dtype=torch.bfloat16)
     Gen3RPipeline.from_pretrained(Path(folder) / "own", dtype=torch.float32)
+    convert.convert_checkpoint(open_checkpoint(tiny), Path(folder) / "int8", dtype=torch.int8)
+    Gen3RPipeline.from_pretrained(Path(folder) / "int8", dtype=torch.bfloat16)
 """
 
 
@@ -47,12 +50,15 @@ def large(tmp_path_factory) -> dict[str, Path]:
         for file in list(folders[kind].glob("*/*.safetensors")):
             torch.save(load_file(file), file.with_suffix(".pth"), _use_new_zipfile_serialization=kind == "pth")
             file.unlink()
+    folders["int8"] = root / "int8"
+    convert_checkpoint(open_checkpoint(folders["safetensors"]), folders["int8"], dtype=torch.int8)
     return folders
 
 
 def sizes(folder: Path) -> dict[str, int]:
     """Bytes of each component's weight file."""
-    files = {name: next(f for f in (folder / name).iterdir() if f.name != "config.json") for name in OUR_NAMES}
+    names = OUR_NAMES if (folder / "model_index.json").is_file() else OUR_NAMES.values()
+    files = {name: next(f for f in (folder / name).iterdir() if f.name != "config.json") for name in names}
     return {name: file.stat().st_size for name, file in files.items()}
 
 
@@ -65,8 +71,8 @@ def placed(folder: Path, itemsize: int) -> int:
     return total
 
 
-LOADS = [(kind, dtype) for kind in ("safetensors", "pth", "legacy") for dtype in ("None", "torch.bfloat16")]
-CONVERSIONS = ["safetensors", "legacy", "shards"]
+LOADS = [(kind, dtype) for kind in ("safetensors", "pth", "legacy", "int8") for dtype in ("None", "torch.bfloat16")]
+CONVERSIONS = ["safetensors", "legacy", "shards", "quantised"]
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +84,11 @@ def measured(large, tmp_path_factory) -> dict[tuple[str, str], Anonymous]:
         for kind, dtype in LOADS
     }
     for kind in CONVERSIONS:
-        source, limit = large.get(kind, large["safetensors"]), 8 * MIB if kind == "shards" else 2**31
+        source, limit = large.get(kind, large["safetensors"]), 2**31 if kind in large else 8 * MIB
+        dtype = "torch.int8" if kind == "quantised" else "torch.bfloat16"
         statements[kind, "convert"] = f"""
 convert.SHARD_BYTES = {limit}
-convert.convert_checkpoint(open_checkpoint({str(source)!r}), Path({str(root / kind)!r}), dtype=torch.bfloat16)
+convert.convert_checkpoint(open_checkpoint({str(source)!r}), Path({str(root / kind)!r}), dtype={dtype})
 """
     results = dict(zip(statements, measure(PREPARE, list(statements.values())), strict=True))
     assert len(list((root / "shards" / "text_encoder").glob("*-of-*.safetensors"))) > 3
@@ -105,7 +112,7 @@ def test_loading(large, measured, kind, dtype):
     stays = 0  # kept types stay in the mapped file
     if dtype != "None":
         stays = placed(large[kind], 2)
-    elif kind == "legacy":
+    elif kind in ("legacy", "int8"):
         stays = placed(large[kind], 4)
     passing, largest = report(measured[kind, dtype], stays, large[kind], f"loading {kind} as {dtype}")
     # What is mapped takes a tensor at a time; a file that cannot be mapped lies in memory as a whole.
@@ -115,7 +122,7 @@ def test_loading(large, measured, kind, dtype):
 @pytest.mark.parametrize("kind", CONVERSIONS)
 def test_converting(large, measured, kind):
     folder = large.get(kind, large["safetensors"])
-    passing, largest = report(measured[kind, "convert"], 0, folder, f"converting {kind} to bf16")
+    passing, largest = report(measured[kind, "convert"], 0, folder, f"converting {kind}")
     assert passing <= 1.2 * largest
-    if kind == "shards":
-        assert passing <= 24 * MIB  # a shard of 8 MiB, and the tensor that is being cast
+    if kind in ("shards", "quantised"):
+        assert passing <= 24 * MIB  # a shard of 8 MiB, and the tensor that is being cast or quantised

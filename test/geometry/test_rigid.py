@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from gen3r_core.errors import InputError
 from gen3r_core.geometry.rigid import (
+    compose,
     homogeneous,
     invert_rigid,
     matrix_to_quaternion,
@@ -102,3 +103,11 @@ def test_relative_to_first_cancels_poses_with_few_digits():
 def test_wrong_shapes(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_transforms_are_composed_in_order_and_broadcast():
+    first, second = random_poses(5, 1), random_poses(5, 2)
+    torch.testing.assert_close(compose(first, second), first @ second)
+    torch.testing.assert_close(compose(first[:1], second), first[:1] @ second)
+    points = torch.rand(5, 4, 1, dtype=torch.float64)
+    torch.testing.assert_close(compose(first, second) @ points, first @ (second @ points))

@@ -104,7 +104,7 @@ def test_losses_vanish_where_the_adapter_is_perfect(make):
     target = own.teachers.tokens(clips.colors)
     tokens, cameras, distance = own._token_losses(target.packed, target)
     torch.testing.assert_close(torch.stack((tokens, cameras, distance)), torch.zeros(3), atol=1e-5, rtol=0)
-    heads = torch.stack(own._head_losses(target.packed, target, SIZE))
+    heads = torch.stack(own._head_losses(target.packed, target, SIZE, 0))
     torch.testing.assert_close(heads, torch.zeros(3), atol=1e-5, rtol=0)
 
 
@@ -212,3 +212,20 @@ def test_vggt_of_another_size_changes_the_tokens(tmp_path, parts):
     vggt.from_config({"config": sizes}, "cpu").export(tmp_path / "vggt")
     values = {"config": ADAPTER_TINY, "vggt": str(tmp_path), "video_vae": str(parts)}
     assert geometry_adapter.from_config(values, "cpu").module.config.token_channels == 240
+
+
+def test_some_frames_teach_through_the_dense_heads(make):
+    """All frames give the mean over the single ones; another step draws another."""
+    clips = batch(1)
+    target = make().teachers.tokens(clips.colors)
+    packed = target.packed + 0.1 * torch.randn(target.packed.shape, generator=torch.Generator().manual_seed(0))
+    one = make(dense_frames=1)
+    drawn, depths = {}, {}
+    for step in range(40):
+        frame = int(one._dense_frames(step, target.layers[0]))
+        drawn[step] = frame
+        if frame not in depths:
+            depths[frame] = torch.stack(one._head_losses(packed, target, SIZE, step))
+    assert set(drawn.values()) == set(range(5))
+    whole = torch.stack(make()._head_losses(packed, target, SIZE, 0))
+    torch.testing.assert_close(torch.stack(list(depths.values())).mean(dim=0), whole)

@@ -5,13 +5,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from room_clips import room_batch
 from training_clips import moving_clips
 
 from gen3r_core.errors import InputError
 from gen3r_core.geometry.cameras import pluecker_rays
-from gen3r_core.training.augment import jitter_colors, join_clips, random_crop, reverse_time, stretches
+from gen3r_core.training.augment import (
+    jitter_colors,
+    join_clips,
+    mirror,
+    random_crop,
+    reverse_time,
+    stretches,
+    swap_channels,
+)
 from gen3r_core.training.options import read_options
 from gen3r_core.training.plan import Phase, Plan, learning_rate, mixed_seed
+from gen3r_core.training.scene_units import normalised_truth
 
 
 def rng(seed=0):
@@ -133,6 +143,41 @@ def test_colours_change_by_clip_and_stay_in_range():
     assert changed.colors.max() <= 1
     assert torch.equal(changed.depth, batch.depth)
     assert jitter_colors(batch, 0.0, rng()) is batch
+
+
+def test_a_mirrored_clip_is_another_valid_clip():
+    """Points of the mirrored clip are the mirrored points: images, depth, cameras and intrinsics agree."""
+    batch = room_batch(1, 4, 3, (12, 16))
+    batch.intrinsics[..., 0, 2] += 1.5
+    other = mirror(batch, 0.5, rng(3))
+    swapped = [not torch.equal(other.colors[i], batch.colors[i]) for i in range(4)]
+    assert 0 < sum(swapped) < 4
+    own, mirrored = normalised_truth(batch), normalised_truth(other)
+    for index, flag in enumerate(swapped):
+        before, after = own.points[index], mirrored.points[index]
+        expected = before.flip(2) * torch.tensor([-1.0, 1.0, 1.0]) if flag else before
+        torch.testing.assert_close(after, expected, atol=1e-4, rtol=1e-4)
+        assert torch.equal(other.colors[index], batch.colors[index].flip(-1) if flag else batch.colors[index])
+    torch.testing.assert_close(torch.linalg.det(other.T_world_cam[..., :3, :3]), torch.ones(4, 3))
+    assert mirror(batch, 0.0, rng()) is batch
+
+
+def test_mirroring_needs_no_cameras():
+    batch = room_batch(0, 2, 2, (4, 6), depth=False, cameras=False)
+    other = mirror(batch, 1.0, rng())
+    assert torch.equal(other.colors, batch.colors.flip(-1))
+    assert other.depth is None
+    assert other.T_world_cam is None
+
+
+def test_channels_change_places_by_clip():
+    batch = room_batch(0, 8, 2, (4, 6))
+    other = swap_channels(batch, 0.5, rng(1))
+    assert torch.equal(other.colors.sort(dim=2).values, batch.colors.sort(dim=2).values)
+    same = [torch.equal(other.colors[i], batch.colors[i]) for i in range(8)]
+    assert 0 < sum(same) < 8
+    assert torch.equal(other.depth, batch.depth)
+    assert swap_channels(batch, 0.0, rng()) is batch
 
 
 def test_joining_needs_clips_of_one_kind():

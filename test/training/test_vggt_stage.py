@@ -123,6 +123,15 @@ def test_relative_depth_errors_weigh_near_pixels_more():
     assert values[0][1]["depth_error"] == values[1][1]["depth_error"]
 
 
+def test_camera_errors_of_either_kind():
+    batch = room_batch(0, 1, 2)
+    huber, absolute = (
+        stage(camera_error=kind).loss(batch, 0, torch.Generator().manual_seed(0))[1]["camera"]
+        for kind in ("huber", "l1")
+    )
+    assert absolute > 2 * huber > 0
+
+
 def test_a_fresh_network_sees_about_one_radian_and_seeds_differ():
     batch = room_batch(0, 1, 2)
     prediction = stage().module(batch.colors)
@@ -201,3 +210,29 @@ def test_compiled_as_one_graph(monkeypatch):
     losses = [which.loss(batch, 0, torch.Generator().manual_seed(0))[0] for which in (own, plain)]
     torch.testing.assert_close(losses[0], losses[1])
     assert len(graphs) == 1
+
+
+def test_some_views_teach_the_dense_heads():
+    """The loss is that of all views with the others masked out; another step draws other views."""
+    batch, generator = room_batch(0, 2, 4), torch.Generator()
+    own = stage(dense_views=2, min_views=4, gradient_weight=0, camera_weight=0)
+    whole = stage(min_views=4, gradient_weight=0, camera_weight=0)
+    chosen = [sorted(own._dense_views(step, batch).tolist()) for step in range(6)]
+    assert all(len(set(places)) == 2 for places in chosen)
+    assert len({tuple(places) for places in chosen}) > 1
+    loss, _ = own.loss(batch, 0, generator.manual_seed(0))
+    views = whole.choose_views(batch, 0, generator.manual_seed(0))
+    truth = vggt.normalised_truth(views)
+    truth.mask[:, [place for place in range(4) if place not in chosen[0]]] = False
+    depth, points = whole._dense_losses(whole.module(views.colors), truth)
+    torch.testing.assert_close(loss, depth.total + points.total)
+
+
+def test_cameras_learn_from_all_views_whatever_the_dense_heads_see():
+    batch = room_batch(0, 1, 4)
+    values = [
+        stage(min_views=4, **own).loss(batch, 0, torch.Generator().manual_seed(0))[1]["camera"]
+        for own in ({}, {"dense_views": 1}, {"dense_views": 4})
+    ]
+    torch.testing.assert_close(values[0], values[1])
+    torch.testing.assert_close(values[0], values[2])

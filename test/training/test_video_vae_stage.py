@@ -13,7 +13,7 @@ from gen3r_core.errors import InputError, OutputError
 from gen3r_core.models.video_vae import encode_video
 from gen3r_core.training.batch import ClipBatch
 from gen3r_core.training.stage import FinishingStage, PhasedStage, TrainingError
-from gen3r_core.training.video_vae import SMALL, VideoVAELoss, from_config
+from gen3r_core.training.video_vae import VideoVAELoss, from_config
 from gen3r_core.training.video_vae_weights import inflate
 from gen3r_core.training.whole_clip import decode_clip, encode_clip
 
@@ -39,10 +39,12 @@ def generator():
 # --- first weights -------------------------------------------------------------------------------------
 
 
-def test_the_small_model_has_seven_million_parameters():
-    with torch.device("meta"):
-        network = SPECS["video_vae"].build(dict(SMALL))
+def test_from_scratch_the_sizes_are_those_of_the_small_model():
+    network = from_config({}, CPU).module
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(7.1e6, rel=0.02)
+    assert stage().module.config.decoder_base_dim == 16
+    with pytest.raises(InputError, match="model size 'huge' is unknown; choose one of: tiny, small, full"):
+        stage(size="huge")
 
 
 def test_the_first_weights_keep_the_signal_and_depend_on_the_seed():

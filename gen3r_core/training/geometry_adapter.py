@@ -35,6 +35,7 @@ from gen3r_core.training.export import export_component
 from gen3r_core.training.losses import adaptive_weight, camera_loss, cosine_distance, gaussian_kl, smooth_l1
 from gen3r_core.training.options import check_range, read_options
 from gen3r_core.training.teachers import ClipTokens, Teachers, adapter_posterior, mixed_precision
+from gen3r_core.training.whole_clip import channels_last
 
 __all__ = ["GeometryAdapterOptions", "GeometryAdapterStage", "from_config", "initialise"]
 
@@ -67,6 +68,9 @@ class GeometryAdapterOptions:
         point_weight: factor of the loss on points.
         similarity_weight: factor of the cosine distance of tokens.
         alignment: pull the posterior to the video VAE's; otherwise to the standard normal (to compare).
+        alignment_floor: least log variance of the video VAE's posterior in the KL term. A VAE trained with little
+            regularisation is so sure of some latents that these alone would count, and leaves the decoder no
+            tolerance for what a transformer gets slightly wrong.
         alignment_share: the KL term's share of the reconstruction loss.
         alignment_limit: largest factor of the KL term (a mean over elements), for when it comes close to 0.
         dense_frames: frames of a step that go through the dense heads, drawn anew in every step; None takes all.
@@ -76,6 +80,7 @@ class GeometryAdapterOptions:
             work, a fraction of the memory (full size).
         whole_clip: run the video VAE over whole clips; otherwise in chunks (less memory).
         frozen_dtype: of frozen weights, "float32" or "bfloat16".
+        channels_last: lay out weights of the adapter and of VGGT's dense heads channels-last, for tensor cores.
         compile: compile the adapter with ``torch.compile``.
 
     Raises:
@@ -97,6 +102,7 @@ class GeometryAdapterOptions:
     point_weight: float = 1.0
     similarity_weight: float = 1.0
     alignment: bool = True
+    alignment_floor: float = -30.0
     alignment_share: float = 0.1
     alignment_limit: float = 10.0
     dense_frames: int | None = None
@@ -104,6 +110,7 @@ class GeometryAdapterOptions:
     recompute: bool = False
     whole_clip: bool = True
     frozen_dtype: str = "float32"
+    channels_last: bool = False
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -112,6 +119,7 @@ class GeometryAdapterOptions:
         weights = ("token", "camera_token", "camera", "depth", "point", "similarity")
         for name in (*(f"{weight}_weight" for weight in weights), "alignment_share", "alignment_limit"):
             check_range(name, getattr(self, name), 0)
+        check_range("alignment_floor", self.alignment_floor, -30, 0)
         for name in ("token_beta", "camera_token_beta"):
             check_range(name, getattr(self, name), 1e-6)
 
@@ -140,6 +148,9 @@ class GeometryAdapterStage:
         self.teachers = teachers
         self.options = options
         self._latents: dict[str, list[float]] = {}
+        if options.channels_last:
+            for part in (module, teachers.vggt.depth_head, teachers.vggt.point_head):
+                channels_last(part)
         self._round_trip = torch.compile(self._encode_decode) if options.compile else self._encode_decode
 
     def loss(self, batch: ClipBatch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -164,7 +175,7 @@ class GeometryAdapterStage:
         )
         if not options.alignment:
             video_mean, video_logvar = torch.zeros_like(video_mean), torch.zeros_like(video_logvar)
-        divergence = gaussian_kl(mean, logvar, video_mean, video_logvar)
+        divergence = gaussian_kl(mean, logvar, video_mean, video_logvar.clamp(min=options.alignment_floor))
         weight = adaptive_weight(reconstruction, divergence, options.alignment_share, options.alignment_limit)
         total = reconstruction + options.similarity_weight * distance + weight * divergence
         figures = {

@@ -33,6 +33,7 @@ from gen3r_core.training.export import export_component
 from gen3r_core.training.losses import RegressionLoss, camera_loss, confident_regression
 from gen3r_core.training.options import check_range, choose, read_options
 from gen3r_core.training.scene_units import SceneTruth, normalised_truth
+from gen3r_core.training.whole_clip import channels_last
 
 __all__ = ["VGGTOptions", "VGGTStage", "from_config"]
 
@@ -67,6 +68,7 @@ class VGGTOptions:
         camera_error: "huber" (the paper's) or "l1", which goes on pulling where errors are small.
         huber_delta: of the camera loss.
         frames_per_chunk: frames that go through a dense head at a time.
+        channels_last: lay out the dense heads' weights channels-last, as tensor cores like convolutions.
         compile: compile the network with ``torch.compile``.
 
     Raises:
@@ -92,6 +94,7 @@ class VGGTOptions:
     camera_error: str = "huber"
     huber_delta: float = 0.1
     frames_per_chunk: int = 256
+    channels_last: bool = False
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -121,6 +124,9 @@ class VGGTStage:
         self.module = module
         self.options = options
         module.aggregator.patch_embed.mask_token.requires_grad = False
+        if options.channels_last:
+            channels_last(module.depth_head)
+            channels_last(module.point_head)
         self._network = torch.compile(self._predict) if options.compile else self._predict
 
     def loss(self, batch: ClipBatch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

@@ -229,3 +229,19 @@ def test_some_frames_teach_through_the_dense_heads(make):
     assert set(drawn.values()) == set(range(5))
     whole = torch.stack(make()._head_losses(packed, target, SIZE, 0))
     torch.testing.assert_close(torch.stack(list(depths.values())).mean(dim=0), whole)
+
+
+def test_the_layout_of_weights_changes_nothing(make):
+    clips = batch(1)
+    losses = [own.loss(clips, 0, torch.Generator().manual_seed(0))[0] for own in (make(), make(channels_last=True))]
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_a_floor_keeps_sure_latents_from_counting_alone(make):
+    """With a floor of 0 the target's deviation is 1, whatever the video VAE says."""
+    clips, own = batch(1), make(alignment_floor=0.0)
+    own.teachers.video_posterior = lambda video: (torch.zeros(1, 16, 2, 7, 7), torch.full((1, 16, 2, 7, 7), -20.0))
+    _, figures = own.loss(clips, 0, torch.Generator().manual_seed(0))
+    mean, logvar = adapter_posterior(own.module, own.teachers.tokens(clips.colors).packed)
+    expected = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    torch.testing.assert_close(figures["kl"], expected.detach())

@@ -132,6 +132,14 @@ def test_camera_errors_of_either_kind():
     assert absolute > 2 * huber > 0
 
 
+def test_the_layout_of_weights_changes_nothing():
+    batch, own, other = room_batch(0, 1, 3), stage(), stage(channels_last=True)
+    heads = other.module.depth_head.scratch.refinenet1.resConfUnit1
+    assert heads.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    losses = [which.loss(batch, 0, torch.Generator().manual_seed(0))[0] for which in (own, other)]
+    torch.testing.assert_close(losses[0], losses[1])
+
+
 def test_a_fresh_network_sees_about_one_radian_and_seeds_differ():
     batch = room_batch(0, 1, 2)
     prediction = stage().module(batch.colors)

@@ -66,6 +66,7 @@ class Gen3RPipeline:
         scheduler: configuration of the flow-matching Euler scheduler.
         num_frames: frames the model was trained for.
         image_size: ``(height, width)`` the model was trained for.
+        sampling: how to generate where a call says nothing; ``dataclasses.replace`` gives variants of it.
 
     Raises:
         CheckpointError: the networks do not belong together.
@@ -85,6 +86,7 @@ class Gen3RPipeline:
         scheduler: Mapping[str, Any] | None = None,
         num_frames: int = 49,
         image_size: tuple[int, int] = (560, 560),
+        sampling: Sampling | None = None,
     ) -> None:
         self.transformer = transformer
         self.video_vae = video_vae
@@ -97,6 +99,7 @@ class Gen3RPipeline:
         self.scheduler = dict(scheduler or {})
         self.num_frames = num_frames
         self.image_size = image_size
+        self.sampling = sampling or Sampling()
         check_fit(transformer, video_vae, geometry_adapter, vggt, image_encoder, text_encoder)
 
     @classmethod
@@ -144,6 +147,7 @@ class Gen3RPipeline:
             scheduler=checkpoint.scheduler,
             num_frames=checkpoint.defaults["num_frames"],
             image_size=(height, width),
+            sampling=Sampling(steps=checkpoint.defaults["steps"], guidance=checkpoint.defaults["guidance"]),
         )
 
     @property
@@ -181,7 +185,7 @@ class Gen3RPipeline:
 
         Args:
             jobs: all of the same task.
-            sampling: common to all.
+            sampling: common to all; None takes what suits the checkpoint.
             callback: told after each step, and may cancel.
             monitor: in place of ``callback``, to read the seconds per stage afterwards.
             noise: random draws to use instead of the jobs' seeds.
@@ -194,7 +198,7 @@ class Gen3RPipeline:
             DeviceError: memory runs out, or the attention kernel cannot run here.
             CancelledError: the callback asked for it.
         """
-        sampling = sampling or Sampling()
+        sampling = sampling or self.sampling
         monitor = monitor or JobMonitor(callback, self.device)
         shape, jobs = resolve_jobs(jobs, sampling, num_frames=self.num_frames, image_size=self.image_size)
         task = jobs[0].task

@@ -1,11 +1,14 @@
 """The pipeline from a checkpoint on disk."""
 
+import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from published_checkpoint import write_published
 
+from gen3r_core.checkpoint.convert import convert_checkpoint
 from gen3r_core.checkpoint.folder import open_checkpoint
 from gen3r_core.errors import CheckpointError, DeviceError, InputError
 from gen3r_core.jobs import Job, Sampling
@@ -111,3 +114,21 @@ def test_memory_that_runs_out_while_loading(checkpoint):
 
     with pytest.raises(DeviceError, match="the device ran out of memory: CUDA out of memory"):
         Gen3RPipeline.from_pretrained(checkpoint, progress=report)
+
+
+def test_a_checkpoint_brings_its_own_steps_and_guidance(checkpoint, pipeline, tmp_path):
+    """What a call does not say is taken from the checkpoint."""
+    convert_checkpoint(open_checkpoint(checkpoint), tmp_path / "own")
+    manifest = json.loads((tmp_path / "own" / "gen3r.json").read_text())
+    manifest["defaults"] |= {"steps": 3, "guidance": 1.0}
+    (tmp_path / "own" / "gen3r.json").write_text(json.dumps(manifest))
+    own = Gen3RPipeline.from_pretrained(tmp_path / "own")
+    assert own.sampling == Sampling(steps=3, guidance=1.0)
+    assert pipeline.sampling == Sampling()
+    steps = []
+    own.generate(
+        replace(JOB, images=torch.zeros(1, 3, 112, 112)),
+        replace(own.sampling, size=(112, 112), num_frames=1),
+        callback=lambda progress: steps.append(progress.total) if progress.stage == "denoise" else None,
+    )
+    assert set(steps) == {3}

@@ -20,7 +20,7 @@ MANIFEST = "gen3r.json"
 """The file that marks our layout: format, defaults, and size and SHA-256 of every file."""
 
 FORMAT_VERSION = 1
-PUBLISHED_DEFAULTS = {"num_frames": 49, "image_size": [560, 560]}
+PUBLISHED_DEFAULTS = {"num_frames": 49, "image_size": [560, 560], "steps": 50, "guidance": 5.0}
 SCHEDULER_DEFAULTS: dict[str, Any] = {"num_train_timesteps": 1000, "shift": 2.0, "use_dynamic_shifting": False}
 
 WAN_PARTS = {
@@ -117,7 +117,8 @@ class Checkpoint:
         components: those that are there, by our name.
         tokenizer: folder of the tokenizer, None if absent.
         scheduler: arguments of the flow-matching Euler scheduler.
-        defaults: ``num_frames`` and ``image_size`` the model was trained for.
+        defaults: ``num_frames`` and ``image_size`` the model was trained for; denoising ``steps`` and ``guidance``
+            that suit it.
         manifest: content of ``gen3r.json`` in our layout.
     """
 
@@ -222,6 +223,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         if not all(isinstance(text, str) for text in manifest["licences"].values()):
             raise ValueError(f"licences are {manifest['licences']!r}")
         if len(sizes) != 3 or not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise ValueError(f"defaults are {manifest['defaults']!r}")
+        steps, guidance = manifest["defaults"].get("steps", 1), manifest["defaults"].get("guidance", 1.0)
+        if not (isinstance(steps, int) and steps > 0 and 0 <= float(guidance) < 1000):
             raise ValueError(f"defaults are {manifest['defaults']!r}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}). Convert the original checkpoint again") from error

@@ -9,6 +9,7 @@ from typing import Any, cast
 from gen3r_core.checkpoint.components import SPECS
 from gen3r_core.checkpoint.folder import (
     MANIFEST,
+    PUBLISHED_DEFAULTS,
     SCHEDULER_DEFAULTS,
     Checkpoint,
     ComponentFiles,
@@ -25,6 +26,7 @@ __all__ = ["SCHEDULER", "TOKENIZER", "UNKNOWN_LICENCE", "check_parts", "find_com
 
 TOKENIZER = "tokenizer"
 SCHEDULER = "scheduler"
+_SAMPLING = {key: PUBLISHED_DEFAULTS[key] for key in ("steps", "guidance")}
 _KNOWN = (*SPECS, TOKENIZER, SCHEDULER)
 _MARKERS = (MANIFEST, "model_index.json")
 UNKNOWN_LICENCE = "not stated"
@@ -71,7 +73,7 @@ def gather_parts(
     Args:
         parts: folders with our name of the network, "tokenizer" or "scheduler"; with None as name, a folder of a
             training or a checkpoint, of which every part is taken.
-        defaults: ``num_frames`` and ``image_size`` the model was trained for, as far as they differ from ``base``'s.
+        defaults: what the checkpoint's ``defaults`` hold, as far as they differ from ``base``'s.
         base: gives the parts that are not named.
         licence: of the parts' weights, to be noted.
 
@@ -99,7 +101,10 @@ def gather_parts(
         components={name: components[name] for name in SPECS if name in components},
         tokenizer=tokenizer,
         scheduler=_scheduler(places, own, base),
-        defaults={**(base.defaults if base else {}), **defaults},
+        defaults={
+            **(base.defaults if base else {key: PUBLISHED_DEFAULTS[key] for key in ("steps", "guidance")}),
+            **defaults,
+        },
         manifest={**(base.manifest if base else {}), "licences": licences},
     )
 

@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from gen3r_core.bench import BenchReport, describe_machine, format_table, run_bench
+    from gen3r_core.checkpoint.folder import PUBLISHED_DEFAULTS
     from gen3r_core.errors import InputError
     from gen3r_core.io.atomic import write_json_atomic
     from gen3r_core.progress import Progress
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
     pipeline = random_pipeline(args.model, device=device, dtype=dtype)
-    sampling = sampling_of(args)
+    sampling = sampling_of(args, PUBLISHED_DEFAULTS)
     with tqdm(desc="bench", unit="step", mininterval=0.5) as bar:
 
         def show(progress: Progress) -> None:
@@ -55,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
         results = run_bench(pipeline, args.tasks, sampling, warmup=args.warmup, repeats=args.repeats, callback=show)
     options = {
         "dtype": str(dtype).removeprefix("torch."),
-        "steps": args.steps,
-        "guidance": args.guidance,
+        "steps": sampling.steps,
+        "guidance": sampling.guidance,
         "scheduler": args.scheduler,
         "attention": args.attention,
         "warm-up": args.warmup,

@@ -49,6 +49,8 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--max_shard_size", type=float, metavar="MIB", help="largest weight file (default 2048)")
     parser.add_argument("--num_frames", type=int, help="frames the model was trained for (default the source's, or 17)")
+    parser.add_argument("--steps", type=int, help="denoising steps that suit the model (default the source's, or 50)")
+    parser.add_argument("--guidance", type=float, help="guidance that suits the model (default the source's, or 5)")
     parser.add_argument("--size", type=image_size, help="and the size: side or HEIGHTxWIDTH (default its, or 224)")
     parser.add_argument("--licence", help="of the weights (with --parts: of these), to be noted, e.g. Apache-2.0")
     parser.add_argument(
@@ -146,8 +148,17 @@ def _defaults(args: argparse.Namespace) -> dict[str, Any]:
     if args.source is None:
         small = SIZES["small"]
         frames, size = (small.num_frames if frames is None else frames), (small.image_size if size is None else size)
-    given = {} if frames is None else {"num_frames": frames}
-    return given if size is None else {**given, "image_size": list(size)}
+    if args.steps is not None and args.steps < 1:
+        raise InputError(f"--steps must be at least 1, got {args.steps}")
+    if args.guidance is not None and not 0 <= args.guidance < 1000:
+        raise InputError(f"--guidance must be 0 or more, got {args.guidance}")
+    given = {
+        "num_frames": frames,
+        "image_size": None if size is None else list(size),
+        "steps": args.steps,
+        "guidance": args.guidance,
+    }
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def _kinds(types: dict[str | None, str], checkpoint: Checkpoint) -> Kinds:

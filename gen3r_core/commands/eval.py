@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,13 +96,16 @@ def run(args: argparse.Namespace) -> int:
         checkpoint.component(part)
     frames, size = shape_of(checkpoint, args.num_frames, args.size)
     check_shape(args.task, frames, size)
-    shift = FlowSolver(args.scheduler, args.steps, shift=args.shift, euler=checkpoint.scheduler).shift
+    sampling = sampling_of(
+        args, checkpoint.defaults, negative_prompt=args.negative_prompt, num_frames=frames, size=size
+    )
+    shift = FlowSolver(args.scheduler, sampling.steps, shift=args.shift, euler=checkpoint.scheduler).shift
+    sampling = replace(sampling, shift=shift)
     _check_outputs(args)
     scenes, seeds = _scenes(args, frames, size)
     prompt_of = _prompts(args.prompt, scenes)
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
-    sampling = sampling_of(args, negative_prompt=args.negative_prompt, num_frames=frames, size=size, shift=shift)
     with loading_bar() as progress:
         model = load_task(
             args.task,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +90,9 @@ def run(args: argparse.Namespace) -> int:
     height, width = args.size or checkpoint.defaults["image_size"]
     frames = checkpoint.defaults["num_frames"] if args.num_frames is None else args.num_frames
     LatentShape(frames, height, width)
-    shift = FlowSolver(args.scheduler, args.steps, shift=args.shift, euler=checkpoint.scheduler).shift
-    sampling = sampling_of(args, negative_prompt=args.negative_prompt, shift=shift)
+    sampling = sampling_of(args, checkpoint.defaults, negative_prompt=args.negative_prompt)
+    shift = FlowSolver(args.scheduler, sampling.steps, shift=args.shift, euler=checkpoint.scheduler).shift
+    sampling = replace(sampling, shift=shift)
     prompt = read_prompt(args.prompts)
     cameras = _cameras(args)
     images = read_frames(args.frame_path, task, frames)

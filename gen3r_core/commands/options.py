@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +33,8 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """How to denoise."""
-    parser.add_argument("--steps", type=int, default=50, help="denoising steps (default 50)")
-    parser.add_argument("--guidance", type=float, default=5.0, help="weight of the prompt (default 5; 1 is unguided)")
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
+    parser.add_argument("--guidance", type=float, help="weight of the prompt (default: the model's; 1 is unguided)")
     parser.add_argument("--scheduler", choices=SCHEDULERS, default="euler", help="solver (default euler, as published)")
     parser.add_argument("--shift", type=float, help="shift of the noise levels (default: the checkpoint's or solver's)")
     parser.add_argument("--num_frames", type=int, help="frames to generate, 4k+1 (default: the model's)")
@@ -44,15 +44,21 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attention", choices=KERNELS, default="auto", help="attention kernel (default auto)")
 
 
-def sampling_of(args: argparse.Namespace, **others: Any) -> Sampling:
-    """What :func:`add_sampling_options` was told; ``others`` are further fields, or take precedence."""
+def sampling_of(args: argparse.Namespace, defaults: Mapping[str, Any], **others: Any) -> Sampling:
+    """What :func:`add_sampling_options` was told.
+
+    Args:
+        args: of the command.
+        defaults: of the checkpoint, for steps and guidance that were not given.
+        others: further fields of the result, or values that take precedence.
+    """
     from gen3r_core.jobs import Sampling
 
     given = {
         "num_frames": args.num_frames,
         "size": args.size,
-        "steps": args.steps,
-        "guidance": args.guidance,
+        "steps": defaults["steps"] if args.steps is None else args.steps,
+        "guidance": defaults["guidance"] if args.guidance is None else args.guidance,
         "scheduler": args.scheduler,
         "shift": args.shift,
         "attention": args.attention,

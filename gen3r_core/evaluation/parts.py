@@ -43,7 +43,7 @@ def shape_of(
     Raises:
         InputError: neither says it.
     """
-    if (num_frames is None or size is None) and not checkpoint.defaults:
+    if (num_frames is None or size is None) and "num_frames" not in checkpoint.defaults:
         raise InputError(
             "nothing says for how many frames and which size these parts are; give --num_frames and --size"
         )

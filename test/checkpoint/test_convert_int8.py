@@ -250,6 +250,7 @@ def test_the_command_stores_parts_in_types_of_their_own_and_prints_sizes(convert
         [
             "convert", str(converted), str(own), "--dtype", "int8,vggt=fp16,video_vae=bfloat16",
             "--max_shard_size", "0.5", "--num_frames", "17", "--size", "224", "--licence", "Apache-2.0",
+            "--steps", "12", "--guidance", "1.5",
         ]
     )  # fmt: skip
     assert code == 0
@@ -266,7 +267,8 @@ def test_the_command_stores_parts_in_types_of_their_own_and_prints_sizes(convert
         f"{sum(sizes) / 2**20:.2f} MiB in {len(sizes)} files, the largest of {max(sizes) / 2**20:.2f} MiB"
     )
     assert max(sizes) <= 2**19
-    assert open_checkpoint(own).defaults == {"num_frames": 17, "image_size": [224, 224]}
+    sizes = {"num_frames": 17, "image_size": [224, 224]}
+    assert open_checkpoint(own).defaults == {**sizes, "steps": 12, "guidance": 1.5}
 
 
 @pytest.mark.parametrize(
@@ -277,6 +279,8 @@ def test_the_command_stores_parts_in_types_of_their_own_and_prints_sizes(convert
         (["--dtype", "int8,fp16"], 2, "'int8,fp16' gives all parts two types"),
         (["--dtype", "vggt=int8,vggt=fp16"], 2, "gives a part two types"),
         (["--dtype", "vgt=int8"], 1, "a type of weights is given for vgt, which"),
+        (["--steps", "0"], 1, "--steps must be at least 1, got 0"),
+        (["--guidance", "-1"], 1, "--guidance must be 0 or more, got -1"),
         (["--max_shard_size", "0"], 1, "--max_shard_size must be positive, got 0"),
         (["--max_shard_size", "nan"], 1, "--max_shard_size must be positive, got nan"),
         (["--max_shard_size", "0.001"], 1, "alone makes a file of"),

@@ -66,7 +66,7 @@ def test_folders_of_trainings_make_a_checkpoint(trained):
         assert files.layout == "gen3r"
     assert checkpoint.tokenizer == trained / "transformer" / "tokenizer"
     assert checkpoint.scheduler == SCHEDULER_DEFAULTS | {"shift": 3.0}
-    assert checkpoint.defaults == SIZE
+    assert checkpoint.defaults == SIZE | {"steps": 50, "guidance": 5.0}
     check_parts(checkpoint)
 
 
@@ -103,7 +103,7 @@ def test_parts_take_the_place_of_a_checkpoints(trained, converted):
     assert checkpoint.component("transformer").path == converted / "transformer"
     assert checkpoint.tokenizer == converted / "tokenizer"
     assert checkpoint.scheduler == base.scheduler
-    assert checkpoint.defaults == {"num_frames": 9, "image_size": [560, 560]}
+    assert checkpoint.defaults == {"num_frames": 9, "image_size": [560, 560], "steps": 50, "guidance": 5.0}
     alone = gather_parts([("text_encoder", trained / "transformer" / "text_encoder")], {}, base)
     assert alone.tokenizer == trained / "transformer" / "tokenizer"
 

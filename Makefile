@@ -4,7 +4,8 @@ JOBS ?= 2
 # Small tensors on many workers: one thread each is faster, and keeps the results the same.
 export OMP_NUM_THREADS ?= 1
 
-PYTEST := $(PYTHON_ENV)/python -m pytest -n $(JOBS) --dist worksteal --durations=10 --durations-min=1
+# Processes that tests start find ROS and the profile for large messages through it.
+PYTEST := bash scripts/env.sh $(PYTHON_ENV)/python -m pytest -n $(JOBS) --dist worksteal --durations=10 --durations-min=1
 COVERAGE := --cov --cov-report=term
 
 .NOTPARALLEL:
@@ -34,4 +35,4 @@ test-all: setup lint  ## the same and the slow tests
 
 clean:  ## remove what builds and tests leave behind (not .venv, not results)
 	rm -rf build dist *.egg-info .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find gen3r_core test scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+	find gen3r_core gen3r_ros test scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,20 +1,19 @@
 #!/usr/bin/env bash
-# Makes .venv at the repository's root and installs the project into it, editable, with the tools of its tests.
+# Makes .venv at the repository's root and installs the project into it, editable, with the tools of its tests and ROS 2.
 #
 # Run it as often as you like: steps whose inputs have not changed are skipped. It changes nothing outside .venv,
 # except that it installs missing Debian packages when it runs as root.
 #
 #   PYTHON=python3.12 scripts/setup.sh      use this interpreter
 #   TORCH=torch==2.11.0 scripts/setup.sh    install this torch where .venv has none
+#   ROS=no scripts/setup.sh                 leave ROS out: where it has no wheels, or where only gen3r_core is wanted
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/common.sh
 venv=.venv
 stamps=$venv/.setup
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1 PIP_PROGRESS_BAR=off
-
-say() { printf 'setup: %s\n' "$*"; }
-stop() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 
 # What open3d's shared library is linked against; torch, av and pillow bring their own.
 debian_packages=(libegl1 libgl1 libidn2-0 libudev1 libusb-1.0-0 libx11-6)
@@ -33,29 +32,6 @@ find_python() {
     done
     stop "no Python 3.11, 3.12 or 3.13 found (looked for ${PYTHON:-python3.11, python3.12, python3.13, python3});" \
         "install one, on Debian: apt-get install python3 python3-venv, or name it: PYTHON=/path/to/python $0"
-}
-
-debian_package_missing() {
-    [[ $(dpkg-query -W -f '${db:Status-Abbrev}' "$1" 2>/dev/null) != ii* ]]
-}
-
-# Installs what is missing of the packages named, or says which command would do it and returns 1.
-install_debian_packages() {
-    local package missing=()
-    command -v dpkg-query >/dev/null || return 0
-    for package in "$@"; do
-        if debian_package_missing "$package"; then missing+=("$package"); fi
-    done
-    ((${#missing[@]})) || return 0
-    local update=(apt-get update) install=(apt-get install -y --no-install-recommends "${missing[@]}")
-    if [[ $(id -u) != 0 ]]; then
-        say "Debian packages are missing. As root, run:  ${update[*]} && ${install[*]}"
-        return 1
-    fi
-    say "installing Debian packages: ${missing[*]}"
-    export DEBIAN_FRONTEND=noninteractive
-    "${update[@]}" -qq || say "apt-get update failed; trying with the lists at hand"
-    "${install[@]}" -qq || { say "this command failed:  ${install[*]}"; return 1; }
 }
 
 make_venv() {
@@ -120,4 +96,9 @@ make_venv
 install_debian_packages "${debian_packages[@]}" || true
 install_project
 check_libraries
+if [[ ${ROS:-} == no ]]; then
+    say "ROS is left out (ROS=no)"
+else
+    bash scripts/ros.sh
+fi
 say "ready: $venv ($("$venv/bin/python" -V), torch $(installed_torch))"

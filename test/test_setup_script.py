@@ -1,6 +1,6 @@
 """The logic of scripts/setup.sh, run in a small tree with a stand-in Python that only notes what it is asked to do.
 
-What it really installs is tried by every clean checkout that runs the tests.
+What it really installs is tried by every clean checkout that runs the tests. test_ros_script.py has the part about ROS.
 """
 
 import os
@@ -34,10 +34,11 @@ def executable(path, text):
 @pytest.fixture
 def tree(tmp_path):
     """A tree with the script, a finished .venv, all Debian packages, and an ordinary user."""
-    for name in ("scripts/setup.sh", "pyproject.toml", "setup.py"):
+    for name in ("scripts/setup.sh", "scripts/common.sh", "pyproject.toml", "setup.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "gen3r_core").mkdir()
+    executable(tmp_path / "scripts/ros.sh", "#!/bin/bash\necho 'setup: ROS'; exit ${ROS_SCRIPT_ENDS_WITH:-0}\n")
     executable(tmp_path / ".venv/bin/python", PYTHON)
     executable(tmp_path / "bin/id", "#!/bin/bash\necho 1000\n")
     executable(tmp_path / "bin/dpkg-query", "#!/bin/bash\necho 'ii '\n")
@@ -86,7 +87,19 @@ def test_a_second_run_installs_nothing(tree):
     done = run(tree)
     assert done.returncode == 0
     assert pip_calls(tree) == []
-    assert done.stdout.startswith("setup: ready")
+    assert done.stdout.startswith("setup: ROS\nsetup: ready")
+
+
+def test_ros_comes_last_and_its_failure_is_that_of_the_whole(tree):
+    done = run(tree, ROS_SCRIPT_ENDS_WITH="3")
+    assert done.returncode == 3
+    assert done.stdout.endswith("setup: ROS\n")
+
+
+def test_ros_can_be_left_out(tree):
+    done = run(tree, ROS="no", ROS_SCRIPT_ENDS_WITH="3")
+    assert done.returncode == 0
+    assert "setup: ROS is left out (ROS=no)\nsetup: ready" in done.stdout
 
 
 @pytest.mark.parametrize("change", ["pyproject.toml", "scripts/setup.sh", "a package", "torch"])

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from gen3r_core.errors import Gen3RError, InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor  # a robot's node writes clouds without loading PyTorch
 
 OUTLIER_NEIGHBOURS = 25
 OUTLIER_RATIO = 1.25

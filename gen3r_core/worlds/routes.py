@@ -56,6 +56,17 @@ class Routes:
             pieces.append(points[cells[:, 0], cells[:, 1]][:-1])
         return self._smooth(np.concatenate(pieces))
 
+    def between(self, start: tuple[float, float], end: tuple[float, float]) -> Array:
+        """``[N, 2]`` metres: a short way between two places that keeps off things, points about 5 cm apart.
+
+        Args:
+            start: metres; the way begins at the nearest place where the robot can move.
+            end: metres; the same.
+        """
+        points = self._space.points()[self._region]
+        first, last = (int(np.linalg.norm(points - place, axis=1).argmin()) for place in (start, end))
+        return self._smooth_open(points[self._shortest(first, last)])
+
     def _waypoints(self, rng: np.random.Generator) -> list[int]:
         """Numbers of cells: two to four a room, rooms in a random order."""
         points = self._space.points()[self._region]
@@ -122,6 +133,27 @@ class Routes:
             if self._space.at(blended).min() >= SMALLEST_CLEARANCE:
                 result = blended
         return resample(np.concatenate([result, result[:1]]), _SPACING)
+
+    def _smooth_open(self, points: Array) -> Array:
+        """Evenly spaced and rounded, both ends kept, as much as the clearance allows."""
+        from scipy.ndimage import gaussian_filter1d
+
+        result = resample(points, _SPACING)
+        for sigma in (0.1, 0.2, 0.35):
+            # Continued beyond its ends by its own turned image, a way keeps them.
+            smoothed = [_odd_filter(result[:, axis], sigma / _SPACING, gaussian_filter1d) for axis in (0, 1)]
+            rounded: Array = np.stack(smoothed, axis=-1)
+            if self._space.at(rounded).min() >= SMALLEST_CLEARANCE:
+                result = rounded
+        return resample(result, _SPACING)
+
+
+def _odd_filter(values: Array, sigma: float, smooth: Any) -> Array:
+    line = np.linspace(values[0], values[-1], len(values))
+    bent = values - line  # 0 at both ends
+    wide = np.concatenate([-bent[:0:-1], bent, -bent[-2::-1]]) if len(bent) > 1 else bent
+    middle = smooth(wide, sigma)[len(bent) - 1 : 2 * len(bent) - 1] if len(bent) > 1 else bent
+    return np.asarray(line + middle, dtype=np.float64)
 
 
 def resample(points: Array, spacing: float) -> Array:

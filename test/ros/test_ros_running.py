@@ -1,0 +1,83 @@
+"""A process that is told to end does so in peace."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS is not installed")
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from std_msgs.msg import String
+
+from gen3r_ros.running import ros_context, spin_until_signal
+
+
+@pytest.fixture
+def node(graph):
+    with ros_context([]):
+        made = rclpy.create_node("busy")
+        yield made
+        made.destroy_node()
+
+
+def spin_with(node, work, *signals):
+    """Runs a callback during which these signals come."""
+    done = []
+
+    def callback():
+        timer.cancel()
+        for number in signals:
+            os.kill(os.getpid(), number)
+        work()
+        done.append(True)
+
+    timer = node.create_timer(0.01, callback)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    try:
+        spin_until_signal(executor)
+    finally:
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+        executor.shutdown(timeout_sec=1)
+    return done
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_callback_may_end_and_publish(node, number):
+    publisher = node.create_publisher(String, "said", 1)
+    assert spin_with(node, lambda: publisher.publish(String(data="the end")), number) == [True]
+    assert rclpy.ok()
+
+
+def test_a_second_interrupt_stops_the_callback(node):
+    with pytest.raises(KeyboardInterrupt):
+        spin_with(node, lambda: time.sleep(5), signal.SIGINT, signal.SIGINT)
+
+
+def test_an_idle_node_ends_too(node):
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    start = time.monotonic()
+    spin_until_signal(executor)
+    assert time.monotonic() - start < 2
+    executor.shutdown(timeout_sec=1)
+
+
+def test_what_a_callback_raises_comes_out(node):
+    def fail():
+        raise ValueError("of the callback")
+
+    with pytest.raises(ValueError, match="of the callback"):
+        spin_with(node, fail)
+
+
+def test_the_context_goes_with_the_block(graph):
+    with ros_context(["--ros-args", "-p", "a:=1"]):
+        assert rclpy.ok()
+    assert not rclpy.ok()

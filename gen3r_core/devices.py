@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from gen3r_core.errors import DeviceError
+from gen3r_core.errors import OutOfMemoryError
 
 
 @contextmanager
@@ -15,7 +15,7 @@ def memory_errors() -> Iterator[None]:
     """Translate torch's errors about memory, of a GPU and of the host.
 
     Raises:
-        DeviceError: something inside the block asked for more memory than there is.
+        OutOfMemoryError: something inside the block asked for more memory than there is.
     """
     try:
         yield
@@ -24,7 +24,7 @@ def memory_errors() -> Iterator[None]:
         if not out_of_memory and "can't allocate memory" not in str(error):  # what torch says on a CPU
             raise
         reason = (str(error).splitlines() or ["no more memory"])[0]
-        raise DeviceError(
+        raise OutOfMemoryError(
             f"the device ran out of memory: {reason}; use fewer frames (--num_frames), smaller images (--size), "
             f"a 16-bit type (--dtype bf16), or one job at a time"
         ) from error

@@ -28,5 +28,9 @@ class DeviceError(Gen3RError):
     """A device or attention kernel that is not available, or that ran out of memory."""
 
 
+class OutOfMemoryError(DeviceError):
+    """A device, or the host, that ran out of memory: less work at a time may fit."""
+
+
 class CancelledError(Gen3RError):
     """A job stopped because its progress callback asked for it."""

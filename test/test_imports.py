@@ -66,10 +66,7 @@ def test_no_source_names_a_ros_package(path):
 NETWORK = {"socket", "ssl", "http", "urllib", "urllib3", "requests", "httpx", "httpx2", "aiohttp", "huggingface_hub"}
 
 
-ALLOWED = {
-    "gen3r_core.checkpoint.hub": {"huggingface_hub"},
-    "gen3r_core.worlds.render_process": {"socket"},  # a pair of its own, between two processes of this machine
-}
+ALLOWED = {"gen3r_core.checkpoint.hub": {"huggingface_hub"}}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)

@@ -82,3 +82,11 @@ def client(graph):
     made = Client()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def shared_client(graph):
+    """One for all tests of a file: finding each other takes a second every time."""
+    made = Client()
+    yield made
+    made.close()

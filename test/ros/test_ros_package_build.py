@@ -41,7 +41,8 @@ def test_the_package_builds_and_works_where_it_is_installed(graph, tmp_path):
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     site = prefix / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
-    assert os.access(prefix / "lib/gen3r/gen3r_sim", os.X_OK), "for ros2 run"
+    for program in ("gen3r_node", "gen3r_sim"):
+        assert os.access(prefix / "lib/gen3r" / program, os.X_OK), "for ros2 run"
     data = [
         path.relative_to(ROOT)
         for package in ("gen3r_core", "gen3r_ros")

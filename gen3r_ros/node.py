@@ -1,0 +1,280 @@
+"""The node of gen3r: camera images in; cloud, map, poses and predicted views out.
+
+    ros2 run gen3r gen3r_node --ros-args -p checkpoint:=FOLDER -r image_raw:=/camera/image_raw
+
+A managed node: ``configure`` begins to load the model in a process of its own, ``activate`` waits for it. Callbacks
+keep references and return; a thread of its own (:mod:`gen3r_ros.scene_loop`) does the rest.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
+from rclpy.logging import get_logger
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from gen3r_core.checkpoint.precheck import CheckpointFacts, check_checkpoint
+from gen3r_core.errors import Gen3RError
+from gen3r_core.serving.codes import ErrorCode
+from gen3r_core.serving.status import WorkerState
+from gen3r_ros.camera_input import CameraInput
+from gen3r_ros.diagnostics import Diagnostics
+from gen3r_ros.goals import Goal, GoalEnd, Goals
+from gen3r_ros.jobs import Sources
+from gen3r_ros.map_service import MapService
+from gen3r_ros.outputs import Outputs
+from gen3r_ros.parameters import NodeParameters, check_change, declare, read
+from gen3r_ros.running import ros_context, spin_until_signal
+from gen3r_ros.scene_loop import SceneLoop
+from gen3r_ros.transforms import listen_to_transforms
+from gen3r_ros.transport import use_large_message_profile
+
+THREADS = 8
+"""Of the executor. Goals and a waiting activation take one each while they last: two goals of a kind, at most."""
+
+_RANDOM_STEPS = 4
+_POLL_S = 0.05
+_SWITCH_S = 0.001
+"""Python's threads take turns; a callback shall not wait for the others 5 ms, the default, every time."""
+_SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class Gen3RNode(LifecycleNodeMixin, Node):
+    """The managed node.
+
+    Args:
+        name: of the node.
+        arguments: of :class:`rclpy.node.Node`.
+
+    Raises:
+        InputError: a parameter has a value that cannot be.
+    """
+
+    def __init__(self, name: str = "gen3r", **arguments: Any) -> None:
+        Node.__init__(self, name, **arguments)
+        # Reentrant: its state can be asked for while an activation waits for the model.
+        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        self._now: NodeParameters = declare(self)
+        self._facts: CheckpointFacts | None = None
+        self._loop: SceneLoop | None = None
+        self._outputs: Outputs | None = None
+        self._sources: Sources | None = None
+        self._failure = ""
+        self._closing = threading.Event()
+        self._told = Diagnostics(self)
+        self._goals = Goals(self, self._submit, self._cancel, lambda: self._now)
+        self._maps = MapService(self, lambda: self._loop, lambda: self._now.map_folder)
+        self.add_on_set_parameters_callback(self._check_parameters)
+        self.add_post_set_parameters_callback(self._take_parameters)
+        self._beat = self.create_timer(
+            self._now.diagnostics_period_s,
+            self._tell,
+            callback_group=MutuallyExclusiveCallbackGroup(),
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+
+    @property
+    def state(self) -> str:
+        """Label of the lifecycle state."""
+        return str(self._state_machine.current_state[1])
+
+    def close(self) -> None:
+        """End everything that was started; the node is of no use afterwards."""
+        self._closing.set()
+        self._free()
+
+    # ------------------------------------------------------------------ transitions
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin to load the model."""
+        del state
+        self._free()
+        self._failure = ""
+        try:
+            self._facts = self._look_at_checkpoint()
+        except Gen3RError as error:
+            return self._failed(f"configuration failed: {error}")
+        self._outputs = Outputs(self, self._now.fixed_frame, self._now.frame_prefix)
+        self._loop = SceneLoop(self, lambda: self._now, self._facts)
+        self._loop.start()
+        return _SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Wait for the model; then listen."""
+        del state
+        loop, outputs, facts = self._loop, self._outputs, self._facts
+        if loop is None or outputs is None or facts is None:
+            return self._failed("activation failed: the node is not configured")
+        reason = self._wait_for_model(loop)
+        if reason:
+            return self._failed(f"activation failed: {reason}")
+        self._failure = ""
+        if facts.packaged:
+            self.get_logger().warning(
+                f"NO CHECKPOINT WAS NAMED: {facts.name}, the small model of this package, is in use. What it predicts "
+                f"is coarse; set the parameter checkpoint to a folder of published weights for more"
+            )
+        transforms = listen_to_transforms(self, self._now.tf_history_s)
+        camera = CameraInput(self, transforms, self._now, lambda taken: loop.keyframe(restarted=taken.restarted))
+        self._sources = Sources(camera, transforms, outputs)
+        loop.open(self._sources)
+        return _SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Listen and publish no more; the model stays."""
+        del state
+        self._silence()
+        return _SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything."""
+        del state
+        self._free()
+        return _SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """The same, for good."""
+        del state
+        self._free()
+        return _SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """A transition raised: start over, unconfigured."""
+        self._failed(f"an error from the state {state.label}; the node is unconfigured again")
+        self._free()
+        return _SUCCESS
+
+    def _look_at_checkpoint(self) -> CheckpointFacts:
+        size = self._now.random_size
+        if size is None:
+            return check_checkpoint(self._now.checkpoint or None)
+        self.get_logger().warning(f"the model has RANDOM WEIGHTS of the size {size}: for tests only, results are noise")
+        return CheckpointFacts(f"random-{size}", packaged=False, steps=_RANDOM_STEPS, guidance=1.0)
+
+    def _wait_for_model(self, loop: SceneLoop) -> str:
+        """Why there is none; empty once it is there."""
+        until = time.monotonic() + self._now.activation_timeout_s
+        while True:
+            status = loop.worker.status
+            if status.state in (WorkerState.READY, WorkerState.BUSY):
+                return ""
+            if status.state is WorkerState.FAILED:
+                return f"the model cannot be used: {status.words}"
+            if self._closing.wait(_POLL_S):
+                return "the node ends"
+            if time.monotonic() >= until:
+                return (
+                    f"the model was not ready within {self._now.activation_timeout_s:g} s ({status.state}, "
+                    f"{100 * status.progress:.0f} %, {status.words}); activate again later"
+                )
+
+    def _failed(self, reason: str) -> TransitionCallbackReturn:
+        self._failure = reason
+        self.get_logger().error(reason)
+        return _FAILURE
+
+    def _silence(self) -> None:
+        sources, self._sources = self._sources, None
+        if self._loop is not None and sources is not None:
+            self._loop.shut()
+        if sources is not None:
+            sources.camera.close()
+            sources.transforms.close()
+
+    def _free(self) -> None:
+        self._silence()
+        loop, self._loop = self._loop, None
+        if loop is not None and not loop.stop():
+            self.get_logger().error("the inference process did not end in time")
+        outputs, self._outputs = self._outputs, None
+        if outputs is not None:
+            outputs.close()
+        self._facts = None
+
+    # ------------------------------------------------------------------ callbacks
+
+    def _submit(self, goal: Goal) -> None:
+        loop = self._loop
+        if loop is None:
+            goal.finish(GoalEnd(ErrorCode.NOT_ACTIVE, f"the node is {self.state}; configure and activate it first"))
+        else:
+            loop.submit(goal)
+
+    def _cancel(self, goal: Goal) -> None:
+        loop = self._loop
+        if loop is not None:
+            loop.cancel(goal)
+
+    def _check_parameters(self, changed: list[Parameter[Any]]) -> SetParametersResult:
+        reason = check_change(self, changed, configured=self._loop is not None)
+        return SetParametersResult(successful=not reason, reason=reason)
+
+    def _take_parameters(self, changed: list[Parameter[Any]]) -> None:
+        del changed
+        self._now = read(self)
+        sources = self._sources
+        if sources is not None:
+            sources.camera.parameters = self._now
+            sources.camera.options(self._now.keyframes)
+
+    def _tell(self) -> None:
+        sources = self._sources
+        self._told.publish(
+            self.state, self._now, self._facts, self._loop, None if sources is None else sources.camera, self._failure
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the node until it is interrupted (SIGINT or SIGTERM).
+
+    Args:
+        arguments: of the command line, ROS's among them; None takes those of this process.
+
+    Returns:
+        0, or 1 where it cannot start.
+    """
+    use_large_message_profile()
+    sys.setswitchinterval(_SWITCH_S)
+    with ros_context(arguments):
+        try:
+            node = Gen3RNode()
+        except Gen3RError as error:
+            get_logger("gen3r").fatal(str(error))
+            return 1
+        executor = MultiThreadedExecutor(num_threads=THREADS)
+        executor.add_node(node)
+        try:
+            _serve(executor, node)
+        finally:
+            node.close()  # goals end, and with them the callbacks that wait for them
+            executor.shutdown(timeout_sec=2.0)
+            node.destroy_node()
+    return 0
+
+
+def _serve(executor: MultiThreadedExecutor, node: Node) -> None:
+    """Serve callbacks until a signal; one that raises is a fault, but no end."""
+    while True:
+        try:
+            spin_until_signal(executor)
+        except KeyboardInterrupt:
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it was, the other callbacks go on
+            node.get_logger().error(f"a callback failed: {type(error).__name__}: {error}")
+        else:
+            return
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""The node's parameters: each declared once, with description, unit, range, default, run-time or not.
+
+Run-time ones take effect at once; once the node is configured the others are refused, with the reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from gen3r_core.errors import InputError
+from gen3r_core.reconstruction.keyframes import KeyframeOptions
+from gen3r_core.serving.options import WorkerOptions
+from gen3r_core.serving.requests import CloudOptions
+
+Value = bool | int | float | str
+
+RANDOM = "random:"
+"""Prefix of checkpoints that are no checkpoints: ``random:tiny`` is a model of random weights, for tests."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """One parameter.
+
+    Attributes:
+        default: gives its type as well.
+        text: what it does, with its unit.
+        low: smallest value of a number.
+        high: largest value of a number.
+        values: of a text, where not all will do.
+        runtime: whether it takes effect at any time; otherwise it can be set before ``configure`` only.
+    """
+
+    default: Value
+    text: str
+    low: float = 0.0
+    high: float = 0.0
+    values: tuple[str, ...] = ()
+    runtime: bool = False
+
+
+PARAMETERS = {
+    # the model and its process
+    "checkpoint": Declared("", "folder of the model; empty: gen3r-small; random:tiny: random weights, for tests only"),
+    "prompts": Declared("", "file of `gen3r embed-prompts`, with which no text encoder is loaded; empty: none"),
+    "device": Declared("auto", "auto, cpu, cuda, cuda:1, ..."),
+    "dtype": Declared("auto", "of the weights", values=("auto", "fp32", "bf16", "fp16")),
+    "threads": Declared(0, "processor cores for inference; 0: all but one", 0, 1024),
+    "niceness": Declared(10, "of the inference process, so that callbacks come first", 0, 19),
+    "activation_timeout_s": Declared(120.0, "seconds that activation waits for the model", 0.1, 86400.0, runtime=True),
+    # frames and images
+    "image_transport": Declared("raw", "image_raw, or image_raw/compressed", values=("raw", "compressed")),
+    "rectified": Declared(False, "the images have no distortion: camera_info's P counts, not K and D"),
+    "fixed_frame": Declared("odom", "frame of all results: odom, or map"),
+    "base_frame": Declared("base_link", "the robot's frame that goal paths are of"),
+    "frame_prefix": Declared("gen3r", "of the TF frames keyframe_N and view_N"),
+    "input_wait_s": Declared(0.5, "seconds that an image waits for its camera_info and TF", 0.0, 10.0, runtime=True),
+    "tf_history_s": Declared(10.0, "seconds of TF that are kept", 0.5, 3600.0),
+    # keyframes
+    "keyframe_translation_m": Declared(0.25, "metres to the next keyframe", 0.001, 100.0, runtime=True),
+    "keyframe_rotation_deg": Declared(12.0, "degrees to the next keyframe", 0.1, 180.0, runtime=True),
+    "keyframe_change": Declared(0.2, "change of the image, where TF says nothing, 0 to 1", 0.001, 1.0, runtime=True),
+    "keyframe_min_interval_s": Declared(0.2, "seconds before which there is no other keyframe", 0.0, 60.0,
+                                        runtime=True),
+    "keyframe_max_interval_s": Declared(5.0, "seconds after which there is one in any case", 0.1, 3600.0,
+                                        runtime=True),
+    "keyframe_capacity": Declared(32, "keyframes that are kept", 1, 1000, runtime=True),
+    # reconstruction
+    "continuous": Declared(True, "reconstruct as keyframes come; otherwise on demand", runtime=True),
+    "window": Declared(8, "keyframes in a reconstruction, at most", 1, 200, runtime=True),
+    "min_window": Declared(2, "keyframes in a reconstruction, at least", 1, 200, runtime=True),
+    "longest": Declared(0, "pixels of the longer side for reconstruction; 0: as the model's own", 0, 4096,
+                        runtime=True),
+    "metres_per_unit": Declared(0.0, "metres in one unit of the model, where known; 0: from TF", 0.0, 1e4,
+                                runtime=True),
+    "max_points": Declared(200_000, "points of a cloud, at most", 1, 1_500_000, runtime=True),
+    "drop_percent": Declared(30.0, "percent of pixels that are left out, the least certain", 0.0, 100.0, runtime=True),
+    # the map
+    "map_voxel_m": Declared(0.03, "metres, edge of a voxel of the map", 0.001, 10.0),
+    "map_max_points": Declared(500_000, "points of the map, at most", 1, 1_500_000),
+    "map_period_s": Declared(2.0, "seconds between maps, at least", 0.0, 3600.0, runtime=True),
+    "map_folder": Declared("~/.ros/gen3r", "where SaveMap writes relative paths", runtime=True),
+    # prediction
+    "prompt": Declared("", "what the place is, for paths on goal_path", runtime=True),
+    "negative_prompt": Declared("bad detailed", "what predicted views keep away from", runtime=True),
+    "num_frames": Declared(0, "views along a path, 4k+1; 0: as the model's own", 0, 1001, runtime=True),
+    "image_width": Declared(0, "pixels of predicted views, a multiple of 112; 0: as the model's own", 0, 4096,
+                            runtime=True),
+    "image_height": Declared(0, "the same", 0, 4096, runtime=True),
+    "steps": Declared(0, "denoising steps; 0: as suits the checkpoint", 0, 1000, runtime=True),
+    "guidance": Declared(-1.0, "weight of the prompt; negative: as suits the checkpoint", -1.0, 100.0, runtime=True),
+    "scheduler": Declared("euler", "solver", values=("euler", "unipc", "dpm++"), runtime=True),
+    "seed": Declared(42, "of the random draws", 0, 2**62, runtime=True),
+    "deadline_s": Declared(0.0, "seconds within which paths on goal_path are of use; 0: any", 0.0, 86400.0,
+                           runtime=True),
+    "heading": Declared("auto", "where cameras look along a path: as its poses, along it, or by what they say",
+                        values=("auto", "given", "path"), runtime=True),
+    "horizon_m": Declared(0.0, "metres of a path that are predicted, at most; 0: all", 0.0, 1e4, runtime=True),
+    "replace_running": Declared(False, "a new goal also stops one that is being computed", runtime=True),
+    "diagnostics_period_s": Declared(1.0, "seconds between diagnostics", 0.05, 60.0),
+}  # fmt: skip
+"""By name."""
+
+
+@dataclass(frozen=True)
+class NodeParameters:
+    """Their values; attributes are called as in :data:`PARAMETERS`."""
+
+    checkpoint: str
+    prompts: str
+    device: str
+    dtype: str
+    threads: int
+    niceness: int
+    activation_timeout_s: float
+    image_transport: str
+    rectified: bool
+    fixed_frame: str
+    base_frame: str
+    frame_prefix: str
+    input_wait_s: float
+    tf_history_s: float
+    keyframe_translation_m: float
+    keyframe_rotation_deg: float
+    keyframe_change: float
+    keyframe_min_interval_s: float
+    keyframe_max_interval_s: float
+    keyframe_capacity: int
+    continuous: bool
+    window: int
+    min_window: int
+    longest: int
+    metres_per_unit: float
+    max_points: int
+    drop_percent: float
+    map_voxel_m: float
+    map_max_points: int
+    map_period_s: float
+    map_folder: str
+    prompt: str
+    negative_prompt: str
+    num_frames: int
+    image_width: int
+    image_height: int
+    steps: int
+    guidance: float
+    scheduler: str
+    seed: int
+    deadline_s: float
+    heading: Any  # one of goal_path.Heading
+    horizon_m: float
+    replace_running: bool
+    diagnostics_period_s: float
+
+    def __post_init__(self) -> None:
+        if self.min_window > self.window:
+            raise InputError(f"min_window {self.min_window} is over window {self.window}; lower it")
+        if (self.image_width > 0) != (self.image_height > 0):
+            raise InputError(
+                f"image_width {self.image_width} and image_height {self.image_height} are set together, or both 0"
+            )
+        _ = self.keyframes, self.cloud, self.worker  # have rules of their own
+
+    @property
+    def random_size(self) -> str | None:
+        """Size of a model with random weights; None where there is a checkpoint."""
+        return self.checkpoint.removeprefix(RANDOM) if self.checkpoint.startswith(RANDOM) else None
+
+    @property
+    def worker(self) -> WorkerOptions:
+        """Of the inference process."""
+        return WorkerOptions(
+            checkpoint=None if self.random_size is not None else self.checkpoint or None,
+            random_size=self.random_size,
+            prompts=self.prompts or None,
+            device=self.device,
+            dtype=self.dtype,
+            threads=self.threads or None,
+            niceness=self.niceness,
+        )
+
+    @property
+    def keyframes(self) -> KeyframeOptions:
+        """When an image becomes one."""
+        return KeyframeOptions(
+            translation_m=self.keyframe_translation_m,
+            rotation_deg=self.keyframe_rotation_deg,
+            change=self.keyframe_change,
+            min_interval_s=self.keyframe_min_interval_s,
+            max_interval_s=self.keyframe_max_interval_s,
+            capacity=max(self.keyframe_capacity, self.window),
+            recent=self.window,
+        )
+
+    @property
+    def cloud(self) -> CloudOptions:
+        """Which pixels become points."""
+        return CloudOptions(max_points=self.max_points, drop_percent=self.drop_percent)
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """``(height, width)`` of predicted views, pixels; None for the model's own."""
+        return (self.image_height, self.image_width) if self.image_width else None
+
+
+def declare(node: Node) -> NodeParameters:
+    """Declare all parameters on a node and read what was given.
+
+    Raises:
+        InputError: a value has the wrong type or is out of its range; names the parameter.
+    """
+    for name, one in PARAMETERS.items():
+        descriptor = ParameterDescriptor(
+            description=one.text + ("" if one.runtime else "; before configure"),
+            additional_constraints=", ".join(map(repr, one.values)),
+        )
+        if isinstance(one.default, float):
+            descriptor.floating_point_range = [FloatingPointRange(from_value=one.low, to_value=one.high)]
+        elif isinstance(one.default, int) and not isinstance(one.default, bool):
+            descriptor.integer_range = [IntegerRange(from_value=int(one.low), to_value=int(one.high), step=1)]
+        try:
+            node.declare_parameter(name, one.default, descriptor)
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            kind = type(one.default).__name__
+            limits = f" from {one.low:g} to {one.high:g}" if one.high else ""
+            raise InputError(f"the parameter {name} ({one.text}) takes a {kind}{limits}: {error}") from error
+    return read(node)
+
+
+def read(node: Node, changed: list[Parameter[Any]] | None = None) -> NodeParameters:
+    """The present values.
+
+    Args:
+        node: that they are declared on.
+        changed: values that are about to be set.
+
+    Raises:
+        InputError: values do not go together, or are none of those allowed.
+    """
+    values: dict[str, Any] = {own.name: node.get_parameter(own.name).value for own in fields(NodeParameters)}
+    values.update({one.name: one.value for one in changed or () if one.name in values})
+    for name, value in values.items():
+        allowed = PARAMETERS[name].values
+        if allowed and value not in allowed:
+            raise InputError(f"the parameter {name} cannot be {value!r}; it is one of {', '.join(allowed)}")
+    return NodeParameters(**values)
+
+
+def check_change(node: Node, changed: list[Parameter[Any]], *, configured: bool) -> str:
+    """Why values cannot be set now; empty where they can.
+
+    Args:
+        node: that they are declared on.
+        changed: what is to be set.
+        configured: whether the node is; then only run-time parameters change.
+    """
+    for one in changed:
+        known = PARAMETERS.get(one.name)
+        if known is None:
+            continue
+        if configured and not known.runtime and one.value != node.get_parameter(one.name).value:
+            return (
+                f"{one.name} is read when the node is configured: clean it up, set {one.name}, and configure it again"
+            )
+    try:
+        read(node, changed)
+    except InputError as error:
+        return str(error)
+    return ""

@@ -1,0 +1,140 @@
+"""The scene that results belong to: its name, revisions, scale and map. One thread's own."""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from dataclasses import replace
+from typing import Any
+
+from gen3r_core.geometry.poses import Array
+from gen3r_core.reconstruction.voxel_map import VoxelMap
+from gen3r_core.serving.results import SceneResult
+from gen3r_ros.camera_input import ImageKeyframe
+from gen3r_ros.conversions.clouds import Points
+from gen3r_ros.outputs import Outputs, Revision
+from gen3r_ros.placement import Placement, place, placed_cameras, placed_points
+
+
+class Scene:
+    """What is known of where the robot is.
+
+    Args:
+        voxel_m: metres, edge of a voxel of the map.
+        max_points: of the map.
+
+    Attributes:
+        name: changes when it is begun anew.
+        revision: of the newest result, from 1; 0 before.
+        placement: of the newest reconstruction; None before.
+        metric_placement: of the newest that is metric; None before.
+        map: of all revisions.
+        map_metric: whether the map is in metres.
+    """
+
+    def __init__(self, voxel_m: float, max_points: int) -> None:
+        self.map = VoxelMap(voxel_m, max_points)
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget everything: another scene."""
+        self.name, self.revision = uuid.uuid4().hex[:12], 0
+        self.placement: Placement | None = None
+        self.metric_placement: Placement | None = None
+        self.map.clear()
+        self.map_metric = False
+        self._map_changed = False
+        self._map_stamp = 0
+        self._map_sent = -math.inf
+
+    def reconstructed(
+        self, window: tuple[ImageKeyframe, ...], result: SceneResult, known_scale: float, seconds: float
+    ) -> Revision:
+        """Take a reconstruction in.
+
+        Args:
+            window: its keyframes, oldest first.
+            result: of the worker.
+            known_scale: metres per model unit; 0: from TF.
+            seconds: that it took.
+        """
+        known = [keyframe.T_world_cam for keyframe in window]
+        placement = place(result.T_world_cam, known, known_scale=known_scale)
+        if not placement.metric and all(T is None for T in known):
+            why = next((k.payload.why_no_pose for k in reversed(window) if k.payload.why_no_pose), "")
+            placement = replace(placement, reason=f"{placement.reason}: {why}" if why else placement.reason)
+        self.placement = placement
+        if placement.metric:
+            self.metric_placement = placement
+        points = placed_points(result, placement, generated=False)
+        self._insert(points, placement, window[-1].stamp_ns, generated=False)
+        poses = placed_cameras(result, placement)
+        return self._revision(window, poses, placement, points, None, result.model, seconds)
+
+    def predicted(
+        self,
+        window: tuple[ImageKeyframe, ...],
+        result: SceneResult,
+        T_world_views: Array,
+        known_scale: float,
+        seconds: float,
+    ) -> Revision:
+        """Take a prediction in.
+
+        It is placed by the cameras that were asked for: with the scale that fits them best, or, where they tell none,
+        with that which the model was told.
+
+        Args:
+            window: the keyframe that it began at.
+            result: of the worker.
+            T_world_views: ``[F, 4, 4]`` the cameras that were asked for, in the fixed frame.
+            known_scale: metres per model unit that the model was told.
+            seconds: that it took.
+        """
+        placement = place(result.T_world_cam, T_world_views)
+        if not placement.metric:
+            placement = place(result.T_world_cam, T_world_views, known_scale=known_scale)
+        points = placed_points(result, placement, generated=True)
+        self._insert(points, placement, window[-1].stamp_ns, generated=True)
+        poses = placed_cameras(result, placement)[:1]
+        return self._revision(window, poses, placement, None, points, result.model, seconds)
+
+    def publish_map(self, outputs: Outputs, period_s: float) -> None:
+        """Publish the map if it changed, somebody listens, and the last one was so long ago."""
+        now = time.monotonic()
+        if self._map_changed and now - self._map_sent >= period_s and outputs.wants_map():
+            self._map_changed, self._map_sent = False, now
+            outputs.map(self.map, self._map_stamp)
+
+    def saved_map(self, *, include_generated: bool) -> tuple[Any, bool, str]:
+        """The map as it is now: a cloud, whether it is metric, and a name for it."""
+        cloud = self.map.cloud(include_generated=include_generated)
+        return cloud, self.map_metric, f"{self.name}-{self.revision}"
+
+    def _revision(
+        self,
+        window: tuple[ImageKeyframe, ...],
+        poses: Array,
+        placement: Placement,
+        observed: Points | None,
+        generated: Points | None,
+        model: str,
+        seconds: float,
+    ) -> Revision:
+        self.revision += 1
+        return Revision(self.name, self.revision, window, poses, placement, observed, generated, model, seconds)
+
+    def _insert(self, points: Points, placement: Placement, stamp_ns: int, *, generated: bool) -> None:
+        """Into the map. Units that no metres are known of do not mix, not even with each other."""
+        if points.rgb is None or (not placement.metric and (self.map_metric or generated)):
+            return
+        if not generated and not (placement.metric and self.map_metric):
+            self.map.clear()
+        if not generated:
+            self.map_metric = placement.metric
+        elif not self.map_metric:
+            return
+        self.map.insert(points.xyz, points.rgb, points.confidence, generated=generated)
+        self._map_changed = self._map_changed or not generated
+        self._map_stamp = max(self._map_stamp, stamp_ns)

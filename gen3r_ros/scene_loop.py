@@ -1,0 +1,405 @@
+"""The thread between callbacks and the worker: it hands jobs in, places what comes back, and publishes it.
+
+Callbacks only put things into its inbox. Scene, map and goals belong to this thread alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+import numpy as np
+from gen3r.action import Reconstruct
+from rclpy.node import Node
+
+from gen3r_core.checkpoint.precheck import CheckpointFacts
+from gen3r_core.errors import InputError
+from gen3r_core.serving.client import InferenceWorker
+from gen3r_core.serving.codes import ErrorCode
+from gen3r_core.serving.events import EndedEvent, ProgressEvent, StatusEvent
+from gen3r_core.serving.requests import ReconstructRequest
+from gen3r_core.serving.results import SceneResult
+from gen3r_core.serving.status import WorkerState
+from gen3r_core.serving.tickets import Outcome, Ticket
+from gen3r_ros.camera_input import ImageKeyframe
+from gen3r_ros.goals import Goal, GoalEnd
+from gen3r_ros.jobs import Job, Sources
+from gen3r_ros.parameters import NodeParameters
+from gen3r_ros.planning import RefusedError, nothing_from, prepare
+from gen3r_ros.scene import Scene
+
+T = TypeVar("T")
+_TICK_S = 0.1
+_RETRY_S = 1.0
+"""After a reconstruction that failed, so that a fault does not fill the log."""
+
+
+class SceneLoop:
+    """Runs from configuration to clean-up.
+
+    Args:
+        node: for its log and clock.
+        parameters: the present ones.
+        facts: of the checkpoint.
+
+    Attributes:
+        worker: started by :meth:`start`.
+        scene: that results belong to.
+        seconds: by stage, of the last job of each kind.
+        counts: jobs by kind and code, and keyframes.
+        last_failure: of a job, in words.
+    """
+
+    def __init__(self, node: Node, parameters: Callable[[], NodeParameters], facts: CheckpointFacts) -> None:
+        self._node, self._parameters, self._facts = node, parameters, facts
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.worker = InferenceWorker(parameters().worker, wake=lambda: self._inbox.put(None))
+        own = parameters()
+        self.scene = Scene(own.map_voxel_m, own.map_max_points)
+        self._sources: Sources | None = None
+        self._jobs: dict[Ticket, Job] = {}
+        self._held: Goal | None = None  # a goal that waits for the scale
+        self._done_window: tuple[int, ...] = ()  # stamps of the last window that was handed in
+        self._not_before = 0.0
+        self._ending = threading.Lock()
+        self._stopping = self._gone = False
+        self._state = WorkerState.STOPPED
+        self.seconds: dict[str, dict[str, float]] = {}
+        self.counts: Counter[str] = Counter()
+        self.last_failure = ""
+        self._thread = threading.Thread(target=self._run, name="gen3r scene", daemon=True)
+
+    # ------------------------------------------------------------------ from other threads
+
+    def start(self) -> None:
+        """Begin to load the model; returns at once."""
+        self.worker.start()
+        self._thread.start()
+
+    def stop(self, timeout: float = 10.0) -> bool:
+        """End everything; False if the worker is not gone after ``timeout`` seconds."""
+        self._put(self._stop)
+        self._thread.join(timeout)
+        self.worker.stop()
+        return self.worker.join(timeout)
+
+    def open(self, sources: Sources) -> None:
+        """The node is active: a new scene begins."""
+        self._call(lambda: self._open(sources))
+
+    def shut(self) -> None:
+        """It is not any more: goals end as NOT_ACTIVE; returns when nothing will be published."""
+        self._call(self._shut)
+
+    def submit(self, goal: Goal) -> None:
+        """Take a goal over."""
+        self._put(lambda: self._take(goal))
+
+    def cancel(self, goal: Goal) -> None:
+        """Have a goal end as CANCELED."""
+        self._inbox.put(lambda: self._cancel(goal))
+
+    def keyframe(self, *, restarted: bool) -> None:
+        """There is a new keyframe; stamps may have begun anew."""
+        self._inbox.put(lambda: self._new_keyframe(restarted=restarted))
+
+    def map_points(self, *, include_generated: bool) -> tuple[Any, bool, str]:
+        """See :meth:`Scene.saved_map`."""
+        return self._call(lambda: self.scene.saved_map(include_generated=include_generated))
+
+    def _put(self, item: Callable[[], None]) -> None:
+        """Into the inbox; done here where the thread has ended, so that nobody waits for ever."""
+        with self._ending:
+            if not self._gone:
+                self._inbox.put(item)
+                return
+        item()
+
+    def _call(self, function: Callable[[], T], timeout: float = 20.0) -> T:
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except BaseException as error:  # noqa: BLE001 - it is raised where the result is waited for
+                future.set_exception(error)
+
+        self._put(run)
+        return future.result(timeout)
+
+    # ------------------------------------------------------------------ the loop
+
+    def _run(self) -> None:
+        while not self._stopping:
+            item = None
+            with contextlib.suppress(queue.Empty):
+                item = self._inbox.get(timeout=_TICK_S)
+            self._turn(item)
+        with self._ending:
+            self._gone = True
+        while not self._inbox.empty():
+            self._turn(self._inbox.get())
+
+    def _turn(self, item: Callable[[], None] | None) -> None:
+        try:
+            if item is not None:
+                item()
+            for event in self.worker.events.drain():
+                self._hear(event)
+            if not self._stopping:
+                self._look_after_time()
+                self._reconstruct_on()
+        except Exception as error:  # noqa: BLE001 - the thread goes on, whatever one message or result does
+            self.counts["internal errors"] += 1
+            self.last_failure = f"{type(error).__name__}: {error}"
+            self._node.get_logger().error(f"an internal error: {self.last_failure}", throttle_duration_sec=5.0)
+
+    def _stop(self) -> None:
+        self._shut()
+        self._stopping = True
+
+    def _open(self, sources: Sources) -> None:
+        self._sources = sources
+        self._begin_scene()
+
+    def _shut(self) -> None:
+        self._sources = None
+        self._end_held(ErrorCode.NOT_ACTIVE, "the node was deactivated")
+        for ticket, job in list(self._jobs.items()):
+            ticket.cancel()
+            if job.goal is not None:
+                job.goal.finish(GoalEnd(ErrorCode.NOT_ACTIVE, "the node was deactivated"))
+            job.window = ()
+        self.scene.begin()
+
+    def _begin_scene(self) -> None:
+        self.scene.begin()
+        self._done_window = ()
+        if self._sources is not None:
+            self._sources.outputs.forget()
+
+    def _new_keyframe(self, *, restarted: bool) -> None:
+        self.counts["keyframes"] += 1
+        if restarted:
+            self._node.get_logger().warning("stamps went back: a new scene begins")
+            self._begin_scene()
+
+    def _look_after_time(self) -> None:
+        held = self._held
+        if held is not None and held.deadline is not None and time.monotonic() >= held.deadline:
+            self._end_held(ErrorCode.DEADLINE_MISSED, "its deadline passed while it waited for a reconstruction")
+        if self._sources is not None:
+            self.scene.publish_map(self._sources.outputs, self._parameters().map_period_s)
+
+    # ------------------------------------------------------------------ reconstruction
+
+    def _reconstruct_on(self) -> None:
+        """Hand the present window in, if the worker is free and it is another one than last time."""
+        own, sources = self._parameters(), self._sources
+        wanted = own.continuous or self._held is not None
+        if sources is None or not wanted or self.worker.status.state is not WorkerState.READY or self._jobs:
+            return
+        window = sources.camera.window(own.window)
+        stamps = tuple(keyframe.stamp_ns for keyframe in window)
+        if len(window) < own.min_window or stamps == self._done_window or time.monotonic() < self._not_before:
+            return
+        self._done_window = stamps
+        self._submit_window(window, None, None)
+
+    def _submit_window(self, window: tuple[ImageKeyframe, ...], goal: Goal | None, deadline_s: float | None) -> None:
+        own = self._parameters()
+        try:
+            request = ReconstructRequest(
+                [keyframe.payload.rgb() for keyframe in window],
+                np.stack([keyframe.payload.camera.intrinsics for keyframe in window]),
+                longest=own.longest or None,
+                cloud=own.cloud,
+            )
+            ticket = self.worker.reconstruct(request, deadline_s=deadline_s)
+        except InputError as error:
+            self._fail(Job(window, goal), ErrorCode.INVALID_REQUEST, str(error))
+            return
+        self._jobs[ticket] = Job(window, goal)
+
+    def _reconstructed(self, job: Job, outcome: Outcome, result: SceneResult, sources: Sources) -> None:
+        start = time.perf_counter()
+        revision = self.scene.reconstructed(
+            job.window, result, self._parameters().metres_per_unit, sum(outcome.stages.values())
+        )
+        aligned = time.perf_counter()
+        facts = sources.outputs.reconstruction(revision)
+        own = {"align": aligned - start, "publish": time.perf_counter() - aligned}
+        self.seconds["reconstruct"] = {**outcome.stages, **own}
+        if job.goal is not None:
+            job.goal.feedback("align", 1, 1, 0.0)
+            job.goal.feedback("publish", 1, 1, 0.0)
+            self._end_well(job.goal, GoalEnd(ErrorCode.OK, reconstruction=facts))
+            if job.goal.request.new_scene:
+                sources.camera.clear()
+                self._begin_scene()
+        self._predict_held()
+
+    # ------------------------------------------------------------------ goals
+
+    def _take(self, goal: Goal) -> None:
+        sources, status = self._sources, self.worker.status
+        if sources is None:
+            goal.finish(GoalEnd(ErrorCode.NOT_ACTIVE, "the node is not active; activate it first"))
+        elif status.model is None and status.state is WorkerState.FAILED:
+            goal.finish(GoalEnd(ErrorCode.WORKER_FAILED, status.words))
+        elif isinstance(goal.request, Reconstruct.Goal):
+            self._take_reconstruct(goal, sources)
+        else:
+            goal.feedback("queued", 0, 1, math.nan)
+            self._end_held(ErrorCode.SUPERSEDED, "a newer goal took its place")
+            self._held = goal
+            self._predict_held(fresh=True)
+
+    def _take_reconstruct(self, goal: Goal, sources: Sources) -> None:
+        own = self._parameters()
+        window = sources.camera.window(goal.request.max_keyframes or own.window)
+        goal.feedback("queued", 0, 1, math.nan)
+        if not window:
+            self._end_badly(goal, *nothing_from(sources.camera))
+            return
+        try:
+            left = goal.left()
+        except InputError as error:
+            goal.finish(GoalEnd(ErrorCode.INVALID_REQUEST, str(error)))
+            return
+        self._submit_window(window, goal, left)
+
+    def _predict_held(self, *, fresh: bool = False) -> None:
+        """Hand the goal in that waits, if the scale is known; otherwise it waits for the next reconstruction.
+
+        Args:
+            fresh: it has just come, so that there may be a reconstruction to wait for.
+        """
+        goal, sources, model = self._held, self._sources, self.worker.status.model
+        if goal is None or sources is None or model is None:  # the last: until the worker is there again
+            return
+        own, placement = self._parameters(), self.scene.placement
+        enough = len(sources.camera.window(own.min_window)) >= own.min_window
+        why = "nothing was reconstructed yet" if placement is None else placement.reason
+        if not enough:
+            why = f"there are fewer than {own.min_window} keyframes"
+        try:
+            ready = prepare(
+                goal, sources.camera, sources.transforms, own, model, self._facts, self.scene.metric_placement, why
+            )
+        except RefusedError as error:
+            coming = fresh and enough and (self._jobs or self._stamps(sources) != self._done_window)
+            if error.code is not ErrorCode.SCALE_UNKNOWN or not coming:
+                self._end_held(error.code, str(error))
+            return
+        self._held = None
+        ticket = self.worker.predict(ready.request, deadline_s=ready.deadline_s, replace_running=own.replace_running)
+        self._jobs[ticket] = Job(ready.window, goal, ready.T_world_views, ready.scale)
+
+    def _stamps(self, sources: Sources) -> tuple[int, ...]:
+        """What tells the present window from others."""
+        return tuple(keyframe.stamp_ns for keyframe in sources.camera.window(self._parameters().window))
+
+    def _predicted(self, job: Job, goal: Goal, outcome: Outcome, result: SceneResult, sources: Sources) -> None:
+        start = time.perf_counter()
+        goal.feedback("publish", 0, 1, math.nan)
+        revision = self.scene.predicted(
+            job.window, result, job.T_world_views, job.known_scale, sum(outcome.stages.values())
+        )
+        sources.outputs.reconstruction(revision)
+        views = sources.outputs.views(revision, result)
+        self.seconds["predict"] = {**outcome.stages, "publish": time.perf_counter() - start}
+        goal.feedback("publish", 1, 1, 0.0)
+        points = 0 if revision.generated is None else len(revision.generated.xyz)
+        made = int(np.count_nonzero(~result.observed))
+        end = GoalEnd(ErrorCode.OK, "", revision.scene_id, revision.number, views, made, points)
+        self._end_well(goal, end)
+
+    def _cancel(self, goal: Goal) -> None:
+        if self._held is goal:
+            self._end_held(ErrorCode.CANCELED, "canceled by its client")
+        for ticket, job in self._jobs.items():
+            if job.goal is goal:
+                ticket.cancel()
+
+    def _end_held(self, code: ErrorCode, message: str) -> None:
+        goal, self._held = self._held, None
+        if goal is not None:
+            self._end_badly(goal, code, message)
+
+    def _end_well(self, goal: Goal, end: GoalEnd) -> None:
+        self.counts["goals OK"] += 1
+        goal.finish(end)
+
+    def _end_badly(self, goal: Goal, code: ErrorCode, message: str) -> None:
+        self.counts[f"goals {code.name}"] += 1
+        if code not in (ErrorCode.CANCELED, ErrorCode.SUPERSEDED):
+            self.last_failure = message
+            self._node.get_logger().warning(f"a goal ended as {code.name}: {message}", throttle_duration_sec=1.0)
+        goal.finish(GoalEnd(code, message))
+
+    # ------------------------------------------------------------------ what the worker says
+
+    def _hear(self, event: object) -> None:
+        if isinstance(event, StatusEvent):
+            self._status(event)
+        elif isinstance(event, ProgressEvent):
+            job = self._jobs.get(event.ticket)
+            if job is not None and job.goal is not None:
+                job.goal.feedback(event.stage, event.step, event.total, event.seconds_left)
+        elif isinstance(event, EndedEvent):
+            self._ended(event.ticket, event.outcome)
+
+    def _status(self, event: StatusEvent) -> None:
+        state, told = event.status.state, self._node.get_logger()
+        before, self._state = self._state, state
+        if state is before:
+            return
+        if state is WorkerState.FAILED:
+            told.error(f"the model cannot be used: {event.status.words}")
+            self._end_held(ErrorCode.WORKER_FAILED, event.status.words)
+        elif state is WorkerState.RESTARTING:
+            told.error(f"the inference process was lost: {event.status.words}")
+        elif state is WorkerState.READY and before in (WorkerState.LOADING, WorkerState.STARTING):
+            model = event.status.model
+            if model is not None:
+                told.info(f"{model.name} is ready on {model.device} ({model.dtype}, {model.parameters:,} parameters)")
+            self._predict_held(fresh=True)
+
+    def _ended(self, ticket: Ticket, outcome: Outcome) -> None:
+        job = self._jobs.pop(ticket, None)
+        self.counts[f"{ticket.kind} {outcome.code.name}"] += 1
+        result = outcome.result
+        if job is None or not job.window or result is None:
+            if result is not None:
+                result.release()
+            elif job is not None and job.window:
+                self._fail(job, outcome.code, outcome.message)
+            return
+        with result:
+            try:
+                if self._sources is not None and job.goal is not None and job.T_world_views is not None:
+                    self._predicted(job, job.goal, outcome, result, self._sources)
+                elif self._sources is not None:
+                    self._reconstructed(job, outcome, result, self._sources)
+            except Exception as error:
+                self._fail(job, ErrorCode.INFERENCE_FAILED, f"what the model made cannot be used: {error}")
+                raise
+
+    def _fail(self, job: Job, code: ErrorCode, message: str) -> None:
+        if job.goal is not None:
+            self._end_badly(job.goal, code, message)
+            return
+        self.last_failure = message
+        self._done_window = ()  # it may go better next time
+        self._not_before = time.monotonic() + _RETRY_S
+        if code is not ErrorCode.SUPERSEDED:
+            text = f"a reconstruction ended as {code.name}: {message}"
+            self._node.get_logger().warning(text, throttle_duration_sec=5.0)

@@ -14,7 +14,6 @@ from sensor_msgs.msg import PointCloud2, PointField
 from std_msgs.msg import Header
 
 from gen3r_core.errors import InputError
-from gen3r_ros.conversions.images import byte_array
 from gen3r_ros.conversions.problems import MessageError
 
 _TYPES = MappingProxyType(
@@ -29,7 +28,6 @@ _TYPES = MappingProxyType(
         PointField.FLOAT64: "f8",
     }
 )
-_CODES = MappingProxyType({name: code for code, name in _TYPES.items()})
 _LITTLE = sys.byteorder == "little"
 
 
@@ -86,33 +84,6 @@ def cloud_message(points: Points, header: Header) -> PointCloud2:
     ]
     dense = bool(np.isfinite(table[:, :3].sum(axis=0, dtype=np.float64)).all())
     return _message(header, fields, data, 4 * len(names), count, dense=dense)
-
-
-def structured_cloud_message(records: NDArray[np.void], header: Header) -> PointCloud2:
-    """A cloud of any record type.
-
-    Args:
-        records: ``[N]`` of a structured dtype whose fields are numbers, or short arrays of them. Where fields are
-            called x, y and z, they tell whether the cloud is dense.
-        header: stamp and frame.
-
-    Raises:
-        InputError: it is no such array.
-    """
-    names = records.dtype.names
-    if names is None or records.ndim != 1:
-        raise InputError(f"a cloud is made from records [N] with named fields, got {records.shape} {records.dtype}")
-    native = records.astype(records.dtype.newbyteorder("="), copy=False)
-    fields = []
-    for name in names:
-        dtype, offset = native.dtype.fields[name][:2]  # type: ignore[index]
-        code = _CODES.get(dtype.base.str[1:])
-        if code is None or len(dtype.shape) > 1:
-            raise InputError(f"the field {name!r} of a cloud cannot be {dtype}; take numbers of up to 64 bits")
-        fields.append(PointField(name=name, offset=offset, datatype=code, count=int(np.prod(dtype.shape, dtype=int))))
-    coordinates = [native[name] for name in ("x", "y", "z") if name in names]
-    dense = all(bool(np.isfinite(values).all()) for values in coordinates)
-    return _message(header, fields, byte_array(native), native.dtype.itemsize, len(native), dense=dense)
 
 
 def cloud_records(message: PointCloud2) -> NDArray[np.void]:

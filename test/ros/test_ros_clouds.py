@@ -21,7 +21,6 @@ from gen3r_ros.conversions.clouds import (
     cloud_message,
     cloud_points,
     cloud_records,
-    structured_cloud_message,
 )
 from gen3r_ros.conversions.problems import MessageError
 
@@ -101,30 +100,6 @@ def test_foreign_layouts(big):
     points = cloud_points(message)
     np.testing.assert_array_equal(points.xyz, np.arange(6)[:, None] + [0, 10, 20])
     assert (points.rgb == (1, 2, 3)).all()
-
-
-def test_records_of_any_kind():
-    dtype = np.dtype([("x", "f4"), ("label", "u1"), ("normal", "f8", 3), ("y", "f4"), ("z", "f4")], align=True)
-    records = np.zeros(4, dtype)
-    records["x"], records["label"], records["normal"] = range(4), range(4), [[0, 0, 1]] * 4
-    message = structured_cloud_message(records, Header())
-    read = cloud_records(message)
-    for name in dtype.names:
-        np.testing.assert_array_equal(read[name], records[name])
-    records["z"][2] = np.nan
-    assert message.is_dense
-    assert not structured_cloud_message(records, Header()).is_dense
-    foreign = structured_cloud_message(records.astype(dtype.newbyteorder(">")), Header())
-    np.testing.assert_array_equal(cloud_records(foreign)["x"], records["x"])
-
-
-@pytest.mark.parametrize(
-    "records",
-    [np.zeros(3), np.zeros((2, 2), [("x", "f4")]), np.zeros(2, [("s", "S3")]), np.zeros(2, [("m", "f4", (2, 2))])],
-)
-def test_only_records_of_numbers(records):
-    with pytest.raises(InputError, match="cloud"):
-        structured_cloud_message(records, Header())
 
 
 @pytest.mark.parametrize(

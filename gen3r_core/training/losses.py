@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gen3r_core.errors import InputError
+from gen3r_core.geometry.rigid import quaternion_to_matrix
 
 __all__ = [
     "RegressionLoss",
@@ -26,6 +27,7 @@ __all__ = [
     "flow_target",
     "gaussian_kl",
     "masked_mean",
+    "relative_pose_loss",
     "smooth_l1",
 ]
 
@@ -161,6 +163,38 @@ def camera_loss(
         value = sum((w * part for w, part in zip(weights, parts, strict=True)), torch.zeros_like(total))
         total = total + decay ** (len(steps) - 1 - index) * value
     return total / len(steps)
+
+
+def relative_pose_loss(prediction: Tensor, truth: Tensor, *, shortest: float = 0.02) -> Tensor:
+    """Errors of the relative poses of all pairs of views, which is what camera AUC measures.
+
+    For the motion ``R, t`` from one view to another: the Frobenius length of the rotations' difference, and the
+    length of the translations' difference over the true length, so that a short way asks for the same direction as a
+    long one. Errors of more than the way itself count with the square root of that ratio.
+
+    Args:
+        prediction: ``[B, S, 9]`` pose encodings; quaternions of any length.
+        truth: The same shape.
+        shortest: Added to the true length, in the encodings' unit.
+
+    Returns:
+        Scalar float32; 0 for a single view.
+    """
+    views = truth.shape[1]
+    if views < 2:
+        return prediction.float().sum() * 0
+    first, second = torch.triu_indices(views, views, offset=1, device=truth.device)
+    motions = []
+    for encoding in (prediction.float(), truth.float()):
+        rotation, translation = quaternion_to_matrix(encoding[..., ROTATION]), encoding[..., TRANSLATION]
+        # Sums of products: autocast would round a matrix product.
+        turn = (rotation[:, second][..., :, None, :] * rotation[:, first][..., None, :, :]).sum(dim=-1)
+        motions.append((turn, translation[:, second] - (turn * translation[:, first][..., None, :]).sum(dim=-1)))
+    (turn, way), (true_turn, true_way) = motions
+    rotation_error = _length((turn - true_turn).flatten(-2))
+    ratio = _length(way - true_way) / (true_way.norm(dim=-1) + shortest)
+    ratio = torch.where(ratio > 1, ratio.clamp(min=1).sqrt(), ratio)
+    return rotation_error.mean() + ratio.mean()
 
 
 def add_noise(latents: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:

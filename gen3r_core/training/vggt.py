@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gen3r_core.decoding import plausible_encoding
 from gen3r_core.errors import InputError
@@ -30,9 +30,10 @@ from gen3r_core.training.augment import on_device
 from gen3r_core.training.batch import ClipBatch
 from gen3r_core.training.components import chosen_sizes, complete_state, trained_component
 from gen3r_core.training.export import export_component
-from gen3r_core.training.losses import RegressionLoss, camera_loss, confident_regression
+from gen3r_core.training.losses import RegressionLoss, camera_loss, confident_regression, relative_pose_loss
 from gen3r_core.training.options import check_range, choose, read_options
 from gen3r_core.training.scene_units import SceneTruth, normalised_truth
+from gen3r_core.training.token_hints import TokenHints, hint_truth
 from gen3r_core.training.whole_clip import channels_last
 
 __all__ = ["VGGTOptions", "VGGTStage", "from_config"]
@@ -40,6 +41,8 @@ __all__ = ["VGGTOptions", "VGGTStage", "from_config"]
 _FIRST_POSE = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.25, 0.25, 0.25)
 """Correction of an untrained camera head: after four refinements no motion, and views about one radian wide.
 Fields of view pass a rectifier, which has no gradient where they begin below 0."""
+
+_LOSSES = ("camera", "depth", "point", "gradient", "pair", "hint")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class VGGTOptions:
         config: sizes that differ from it, or all of them (:class:`gen3r_core.models.vggt.VGGTConfig`).
         initial: folder to start from, in place of both.
         seed: of first weights and of the number of views.
-        layer_scale: first value of the alternating blocks' layer scale; None keeps VGGT's 0.01.
+        layer_scale: first value of the alternating blocks' layer scale, from scratch; None keeps VGGT's 0.01.
         min_views: fewest views of a step.
         max_views: most; None for all frames of a clip.
         view_counts: the numbers of views to choose from, in place of every number between those two (each
@@ -67,9 +70,13 @@ class VGGTOptions:
         depth_error: "absolute" (the paper's), or "relative" (divided by the true depth).
         camera_error: "huber" (the paper's) or "l1", which goes on pulling where errors are small.
         huber_delta: of the camera loss.
+        pair_weight: factor of the loss of relative poses between all pairs of views
+            (:func:`gen3r_core.training.losses.relative_pose_loss`).
+        hint_weight: factor of what every token is asked for (:mod:`gen3r_core.training.token_hints`); 0 does without.
         frames_per_chunk: frames that go through a dense head at a time.
         channels_last: lay out the dense heads' weights channels-last, as tensor cores like convolutions.
-        compile: compile the network with ``torch.compile``.
+        compile: compile with ``torch.compile``: "" nothing, "blocks" the blocks of the aggregator one by one (seconds,
+            and once for all numbers of views), "network" everything (a minute for each number of views).
 
     Raises:
         InputError: a value is out of range.
@@ -93,16 +100,19 @@ class VGGTOptions:
     depth_error: str = "absolute"
     camera_error: str = "huber"
     huber_delta: float = 0.1
+    pair_weight: float = 0.0
+    hint_weight: float = 0.0
     frames_per_chunk: int = 256
     channels_last: bool = False
-    compile: bool = False
+    compile: str = ""
 
     def __post_init__(self) -> None:
+        choose("compile", self.compile, ("", "blocks", "network"))
         choose("depth_error", self.depth_error, ("absolute", "relative"))
         choose("camera_error", self.camera_error, ("huber", "l1"))
         for name in ("min_views", "max_views", "dense_views", "frames_per_chunk"):
             check_range(name, getattr(self, name), 1)
-        for name in ("depth_only_steps", "camera_weight", "depth_weight", "point_weight", "gradient_weight", "alpha"):
+        for name in ("depth_only_steps", "alpha", *(f"{loss}_weight" for loss in _LOSSES)):
             check_range(name, getattr(self, name), 0)
         for count in self.view_counts:
             check_range("view_counts", count, 1)
@@ -121,13 +131,24 @@ class VGGTStage:
     name = "vggt"
 
     def __init__(self, module: VGGT, options: VGGTOptions) -> None:
-        self.module = module
-        self.options = options
+        self.network, self.options = module, options
+        self.module: nn.Module = module
+        self._hints: TokenHints | None = None
+        if options.hint_weight > 0:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(options.seed)
+                config = module.config
+                self._hints = TokenHints(2 * config.embed_dim, len(config.layers), config.special_tokens)
+            self._hints.to(next(module.parameters()).device)
+            self.module = nn.ModuleDict({"network": module, "hints": self._hints}).train()
         module.aggregator.patch_embed.mask_token.requires_grad = False
         if options.channels_last:
             channels_last(module.depth_head)
             channels_last(module.point_head)
-        self._network = torch.compile(self._predict) if options.compile else self._predict
+        if options.compile == "blocks":
+            for block in (*module.aggregator.frame_blocks, *module.aggregator.global_blocks):
+                block.compile(dynamic=True)
+        self._predicted = torch.compile(self._predict) if options.compile == "network" else self._predict
 
     def loss(self, batch: ClipBatch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of some views of every clip; see :class:`gen3r_core.training.stage.Stage`.
@@ -139,7 +160,8 @@ class VGGTStage:
         views = self.choose_views(batch, step, generator)
         truth = normalised_truth(views, "the VGGT stage")
         dense = self._dense_views(step, views)
-        prediction = self._network(views.colors, dense)
+        prediction, tokens = self._predicted(views.colors, dense)
+        told, hints = self._hint_loss(tokens, truth, views)
         if dense is not None:
             truth = replace(
                 truth, depth=truth.depth[:, dense], points=truth.points[:, dense], mask=truth.mask[:, dense]
@@ -147,18 +169,22 @@ class VGGTStage:
         camera = camera_loss(
             prediction.pose_iterations, truth.pose_encoding, kind=options.camera_error, delta=options.huber_delta
         )
+        pairs = relative_pose_loss(prediction.pose_encoding, truth.pose_encoding)
         depth, points = self._dense_losses(prediction, truth)
         # Weight 0 in place of leaving a term out: every parameter has a gradient in every step.
         others = 0.0 if step < options.depth_only_steps else 1.0
         total = options.depth_weight * depth.total + others * (
-            options.camera_weight * camera + options.point_weight * points.total
+            options.camera_weight * camera + options.point_weight * points.total + options.pair_weight * pairs
         )
+        total = total + options.hint_weight * told
         figures = {
             "camera": camera.detach(),
+            "pairs": pairs.detach(),
             "depth": depth.total.detach(),
             "points": points.total.detach(),
             "depth_error": depth.error,
             "points_error": points.error,
+            **hints,
         }
         return total, figures
 
@@ -171,17 +197,23 @@ class VGGTStage:
         places = np.random.default_rng([self.options.seed, step, 1]).permutation(count)[:most]
         return on_device(torch.from_numpy(places), views.device)
 
-    def _predict(self, colors: Tensor, dense: Tensor | None) -> VGGTPrediction:
-        """Cameras of all views; depth and points of some."""
-        network, size, chunk = self.module, (colors.shape[-2], colors.shape[-1]), self.options.frames_per_chunk
+    def _hint_loss(self, tokens: list[Tensor], truth: SceneTruth, views: ClipBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        if self._hints is None or views.intrinsics is None:
+            return torch.zeros((), device=views.device), {}
+        loss, figures = self._hints(tokens, hint_truth(truth, views.intrinsics, self.network.patch_size))
+        return loss, figures
+
+    def _predict(self, colors: Tensor, dense: Tensor | None) -> tuple[VGGTPrediction, list[Tensor]]:
+        """Cameras of all views; depth and points of some; the tokens."""
+        network, size, chunk = self.network, (colors.shape[-2], colors.shape[-1]), self.options.frames_per_chunk
         tokens = network.aggregate(colors)
         if dense is None:
-            return network.decode(tokens, size, frames_per_chunk=chunk)
+            return network.decode(tokens, size, frames_per_chunk=chunk), tokens
         steps = network.predict_cameras(tokens)
         some = [layer[:, dense] for layer in tokens]
         depth, depth_confidence = network.predict_depth(some, size, frames_per_chunk=chunk)
         points, points_confidence = network.predict_points(some, size, frames_per_chunk=chunk)
-        return VGGTPrediction(steps[-1], depth, depth_confidence, points, points_confidence, steps)
+        return VGGTPrediction(steps[-1], depth, depth_confidence, points, points_confidence, steps), tokens
 
     def _dense_losses(self, prediction: VGGTPrediction, truth: SceneTruth) -> tuple[RegressionLoss, RegressionLoss]:
         options = self.options
@@ -249,7 +281,7 @@ class VGGTStage:
             InputError: the batch has no depth or no cameras.
         """
         truth = normalised_truth(batch, "the VGGT stage")
-        prediction = self.module(batch.colors, frames_per_chunk=self.options.frames_per_chunk)
+        prediction = self.network(batch.colors, frames_per_chunk=self.options.frames_per_chunk)
         absrel, within = depth_errors(prediction.depth, truth.depth, truth.mask)
         encoding = plausible_encoding(prediction.pose_encoding)
         poses, _ = decode_pose_encoding(encoding, batch.size)
@@ -267,7 +299,8 @@ class VGGTStage:
 
     def export(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
         """Write the component folder ``vggt``; see :class:`gen3r_core.training.stage.Stage`."""
-        export_component(folder, "vggt", self.module, complete_state(self.module, state))
+        prefix = "" if self._hints is None else "network."
+        export_component(folder, "vggt", self.network, complete_state(self.network, state, prefix))
 
 
 def from_config(values: Mapping[str, Any], device: torch.device | str) -> VGGTStage:
@@ -290,7 +323,7 @@ def from_config(values: Mapping[str, Any], device: torch.device | str) -> VGGTSt
             correction = network.camera_head.pose_branch.fc2
             correction.weight.mul_(0.1)
             correction.bias.copy_(torch.tensor(_FIRST_POSE) * 4 / network.camera_head.config.num_iterations)
-        if options.layer_scale is not None:
+        if fresh and options.layer_scale is not None:
             for block in (*network.aggregator.frame_blocks, *network.aggregator.global_blocks):
                 for layer in block.modules():
                     if isinstance(layer, LayerScale):

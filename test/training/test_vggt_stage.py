@@ -56,7 +56,7 @@ def test_loss_does_not_touch_what_it_is_given_and_figures_are_detached():
     assert torch.equal(batch.colors, before.colors)
     assert torch.equal(batch.depth, before.depth)
     assert not any(value.requires_grad for value in figures.values())
-    assert set(figures) == {"camera", "depth", "points", "depth_error", "points_error"}
+    assert set(figures) == {"camera", "pairs", "depth", "points", "depth_error", "points_error"}
 
 
 def test_resumed_equals_uninterrupted():
@@ -214,7 +214,7 @@ def test_compiled_as_one_graph(monkeypatch):
 
     compiled = torch.compile
     monkeypatch.setattr(torch, "compile", capture)
-    own, plain, batch = stage(compile=True), stage(), room_batch(0, 1, 2)
+    own, plain, batch = stage(compile="network"), stage(), room_batch(0, 1, 2)
     losses = [which.loss(batch, 0, torch.Generator().manual_seed(0))[0] for which in (own, plain)]
     torch.testing.assert_close(losses[0], losses[1])
     assert len(graphs) == 1

@@ -25,13 +25,11 @@ from gen3r_core.conditioning import (
     control_video,
     pack_cameras,
 )
-from gen3r_core.decoding import assemble_scene, plausible_encoding
+from gen3r_core.decoding import assemble_scene
 from gen3r_core.devices import memory_errors
 from gen3r_core.errors import InputError
 from gen3r_core.fit import check_fit
-from gen3r_core.geometry.cameras import decode_pose_encoding
 from gen3r_core.geometry.images import resize_and_crop
-from gen3r_core.geometry.trajectories import built_in_path
 from gen3r_core.jobs import Job, Noise, Sampling, check_images, check_noise, resolve_jobs
 from gen3r_core.models.attention import AttentionKernel, kernel_scope
 from gen3r_core.models.geometry_adapter import GeometryAdapter
@@ -43,14 +41,11 @@ from gen3r_core.models.vggt.tokens import unpack_tokens
 from gen3r_core.models.video_vae import decode_video, encode_video, sample_latents
 from gen3r_core.progress import Callback, JobMonitor
 from gen3r_core.prompts import PromptCache, embed_prompts
+from gen3r_core.scaled_path import SCENE_SCALE, scaled_path
 from gen3r_core.scene import CameraPath, Scene
 from gen3r_core.schedulers import FlowSolver
 
 __all__ = ["SCENE_SCALE", "Gen3RPipeline", "Job", "Noise", "Sampling"]
-
-SCENE_SCALE = 0.8
-"""Length of the zoom paths in units of the median depth (upstream's choice)."""
-
 
 MOST_PROMPTS = 64
 """Embeddings that a pipeline with a text encoder keeps (up to 4 MiB each), the newest."""
@@ -344,12 +339,7 @@ class Gen3RPipeline:
 
     def built_in_cameras(self, name: str, images: Tensor, shape: LatentShape) -> CameraPath:
         """A built-in path with the first image's intrinsics and the scale of its depth, both from VGGT."""
-        tokens = self.vggt.aggregate(images[None])
-        encoding = plausible_encoding(self.vggt.predict_cameras(tokens)[-1])
-        _, intrinsics = decode_pose_encoding(encoding, shape.size)
-        depth, _ = self.vggt.predict_depth(tokens, shape.size)
-        poses = built_in_path(name, shape.num_frames, float(SCENE_SCALE * depth.median()))
-        return CameraPath(poses, intrinsics[0, :1].expand(shape.num_frames, -1, -1).cpu(), shape.size)
+        return scaled_path(self.vggt, name, images, shape)
 
     def _denoise(
         self, latents: Tensor, conditions: Conditions, solver: FlowSolver, guidance: float, monitor: JobMonitor

@@ -1,10 +1,12 @@
 """Images in: matched with their camera_info and TF, and offered as keyframes.
 
-Messages are kept as they come, and decoded when they are needed.
+Messages are kept as they come, and decoded when they are needed: never in a callback, but small pictures of raw images,
+which cost next to nothing.
 """
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections import Counter, deque
@@ -27,6 +29,7 @@ from gen3r_ros.conversions.compressed import compressed_rgb, compressed_size, co
 from gen3r_ros.conversions.images import check_image, rgb_array, thumbnail
 from gen3r_ros.conversions.poses import stamp_ns
 from gen3r_ros.conversions.problems import MessageError
+from gen3r_ros.executor import Durations
 from gen3r_ros.parameters import NodeParameters
 from gen3r_ros.qos import SENSOR
 from gen3r_ros.transforms import TransformError, Transforms
@@ -35,8 +38,8 @@ LARGEST_PENDING = 60
 """Images that wait for their camera_info or TF: two seconds at 30 Hz."""
 
 _INFOS = 60
-_CALLBACKS = 1000
 _LOOK_AGAIN_S = 0.02
+_ENDING_S = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +96,7 @@ class CameraInput:
         without_pose: images whose camera's pose TF did not tell; they are used all the same.
         last_image: when the last came, by ``time.monotonic``; None before.
         last_problem: the last message that could not be used, in words.
+        served: time from the arrival of an image to the end of its callback.
     """
 
     def __init__(self, node: Node, transforms: Transforms, parameters: NodeParameters, on_keyframe: Any) -> None:
@@ -102,18 +106,26 @@ class CameraInput:
         self.images = self.infos = self.without_pose = 0
         self.last_image: float | None = None
         self.last_problem = ""
-        self._took_s: deque[float] = deque(maxlen=_CALLBACKS)
+        self.served = Durations()
         self._lock = threading.Lock()  # of the selector
+        self._dropping = threading.Lock()
+        self._matching = threading.Lock()
+        self._closed = False
         self._selector: KeyframeSelector[CameraImage] = KeyframeSelector(parameters.keyframes)
         self._pending: deque[_Pending] = deque()
         self._known: deque[tuple[int, CameraInfo]] = deque(maxlen=_INFOS)
+        self._offered: queue.SimpleQueue[tuple[_Pending, CameraImage, Array | None] | None] = queue.SimpleQueue()
+        self._decoder: threading.Thread | None = None
+        if parameters.image_transport == "compressed":
+            self._decoder = threading.Thread(target=self._decode, name="gen3r camera", daemon=True)
+            self._decoder.start()
         group = MutuallyExclusiveCallbackGroup()
         kind, topic = (
             (CompressedImage, "image_raw/compressed") if parameters.image_transport == "compressed"
             else (Image, "image_raw")
         )  # fmt: skip
         self._subscriptions = [
-            node.create_subscription(kind, topic, self._take_image, SENSOR, callback_group=group),
+            node.create_subscription(kind, topic, self._receive, SENSOR, callback_group=group),
             node.create_subscription(CameraInfo, "camera_info", self._take_info, SENSOR, callback_group=group),
         ]
         self.topic, self.info_topic = (subscription.topic_name for subscription in self._subscriptions)
@@ -123,9 +135,14 @@ class CameraInput:
 
     def close(self) -> None:
         """Stop listening, and let go of all images."""
+        with self._matching:  # a callback may be running
+            self._closed = True
         self._node.destroy_timer(self._timer)
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
+        if self._decoder is not None:
+            self._offered.put(None)
+            self._decoder.join(_ENDING_S)
         self.clear()
         self._pending.clear()
 
@@ -135,20 +152,13 @@ class CameraInput:
         return self._node.count_publishers(self.topic)
 
     @property
-    def callback_ms(self) -> tuple[float, float]:
-        """What the last callbacks took, milliseconds: 99 of 100 of them, and all, not more than this."""
-        took = sorted(self._took_s.copy())
-        return (1e3 * took[(99 * len(took) - 1) // 100], 1e3 * took[-1]) if took else (0.0, 0.0)
-
-    @property
     def counts(self) -> Counter[str]:
         """What became of images, see :class:`KeyframeSelector`."""
         return Counter(self._selector.counts)
 
     def options(self, options: KeyframeOptions) -> None:
         """Choose keyframes in another way from now on."""
-        with self._lock:
-            self._selector.options = options
+        self._selector.options = options  # without the lock: callbacks do not wait for a decoder
 
     def clear(self) -> None:
         """Forget all keyframes."""
@@ -167,8 +177,13 @@ class CameraInput:
 
     # ------------------------------------------------------------------ callbacks
 
+    def _receive(self, message: Any, facts: Any) -> None:
+        self._take_image(message)
+        arrived = facts["received_timestamp"]  # by the system's clock, in nanoseconds; 0 where RMW does not tell
+        if arrived:
+            self.served.add((time.time_ns() - arrived) / 1e9)
+
     def _take_image(self, message: Any) -> None:
-        start = time.perf_counter()
         self.images += 1
         self.last_image = time.monotonic()
         stamp = stamp_ns(message.header.stamp)
@@ -184,20 +199,23 @@ class CameraInput:
         if len(self._pending) > LARGEST_PENDING:
             self._pending.popleft()
             self._drop("waited too long", "images come faster than their camera_info and TF")
-        self._match(start)
+        self._match()
 
     def _take_info(self, message: CameraInfo) -> None:
         self.infos += 1
         self._known.append((stamp_ns(message.header.stamp), message))
 
-    def _match(self, start: float | None = None) -> None:
+    def _match(self) -> None:
         """Offer images in their order, as far as all is known of them or they waited long enough."""
-        begun = time.perf_counter() if start is None else start
-        worked = start is not None or bool(self._pending)
-        while self._pending and self._settle(self._pending[0]):
-            self._pending.popleft()
-        if worked:
-            self._took_s.append(time.perf_counter() - begun)
+        with self._matching:
+            if self._closed:
+                return
+            while self._pending and self._settle(self._pending[0]):
+                self._pending.popleft()
+            if not self._pending:
+                self._timer.cancel()
+            elif self._timer.is_canceled():
+                self._timer.reset()
 
     def _settle(self, pending: _Pending) -> bool:
         """Whether nothing more is to be waited for."""
@@ -224,11 +242,16 @@ class CameraInput:
                     f"images on {self.topic} have {pending.size} (height, width), camera_info on {self.info_topic} is "
                     f"for {camera.size}",
                 )
-            self._offer(pending, CameraImage(pending.message, camera, frame, why), pose)
         except MessageError as error:
             self._drop(error.reason, str(error))
-        except InputError as error:  # a pose that is no pose, a picture too small to look at
-            self._drop("size", str(error))
+            return True
+        image = CameraImage(pending.message, camera, frame, why)
+        if self._decoder is None:
+            self._offer(pending, image, pose)
+        elif self._offered.qsize() < LARGEST_PENDING:
+            self._offered.put((pending, image, pose))
+        else:
+            self._drop("waited too long", "images come faster than they can be decoded")
         return True
 
     def _info_for(self, pending: _Pending, *, exact: bool) -> CameraInfo | None:
@@ -243,13 +266,29 @@ class CameraInput:
             message = pending.message
             return compressed_thumbnail(message) if isinstance(message, CompressedImage) else thumbnail(message)
 
-        with self._lock:
-            decision: Decision[CameraImage] = self._selector.offer(pending.stamp, image, small, pose)
+        try:
+            with self._lock:
+                decision: Decision[CameraImage] = self._selector.offer(pending.stamp, image, small, pose)
+        except MessageError as error:
+            self._drop(error.reason, str(error))
+            return
+        except InputError as error:  # a pose that is no pose, a picture too small to look at
+            self._drop("size", str(error))
+            return
         if decision.keyframe is not None:
             self._on_keyframe(decision)
 
+    def _decode(self) -> None:
+        """The thread that looks at compressed images: decoding even a small picture of one takes milliseconds."""
+        while (offered := self._offered.get()) is not None:
+            try:
+                self._offer(*offered)
+            except Exception as error:  # noqa: BLE001 - whatever one image does, the next shall be looked at
+                self._drop("internal error", f"an image could not be looked at: {type(error).__name__}: {error}")
+
     def _drop(self, reason: str, words: str) -> None:
-        self.dropped[reason] += 1
+        with self._dropping:
+            self.dropped[reason] += 1
         self.last_problem = words
         self._node.get_logger().warning(words, throttle_duration_sec=10.0)
 

@@ -12,6 +12,7 @@ from rclpy.node import Node
 from gen3r_core.checkpoint.precheck import CheckpointFacts
 from gen3r_core.serving.status import WorkerState, WorkerStatus
 from gen3r_ros.camera_input import CameraInput
+from gen3r_ros.executor import CallbackExecutor
 from gen3r_ros.parameters import NodeParameters
 from gen3r_ros.scene_loop import SceneLoop
 
@@ -112,8 +113,8 @@ class Diagnostics:
             "images per second": f"{self._images.per_second(camera.images):.2f}",
             "camera infos": camera.infos,
             "without pose": camera.without_pose,
-            "callbacks, 99th percentile (ms)": f"{camera.callback_ms[0]:.1f}",
-            "callbacks, longest (ms)": f"{camera.callback_ms[1]:.1f}",
+            **self._callbacks(),
+            "images, from arrival to end of callback, 99th percentile (ms)": f"{camera.served.milliseconds[0]:.1f}",
             "last problem": camera.last_problem,
             "fixed frame": parameters.fixed_frame,
             **_prefixed("dropped: ", camera.dropped),
@@ -121,11 +122,25 @@ class Diagnostics:
         }
         return self._status("input", DiagnosticStatus.WARN if trouble else DiagnosticStatus.OK, trouble, values)
 
+    def _callbacks(self) -> dict[str, object]:
+        """How long the thread that serves them is busy with one, at the worst kind of them."""
+        executor = self._node.executor
+        if not isinstance(executor, CallbackExecutor):
+            return {}
+        (slowest, most), (last, longest) = executor.times.slowest(), executor.times.longest()
+        return {
+            "callbacks, 99th percentile (ms)": f"{most:.1f}",
+            "callbacks, slowest": slowest,
+            "callbacks, 99th percentile but for waiting for a core (ms)": f"{executor.own_times.slowest()[1]:.1f}",
+            "callbacks, longest (ms)": f"{longest:.1f}",
+            "callbacks, longest of": last,
+        }
+
     def _output(self, state: str, loop: SceneLoop | None, camera: CameraInput | None, failure: str) -> DiagnosticStatus:
         silence = why_silent(state, loop, camera, failure)
         values: dict[str, object] = {"lifecycle": state}
         if loop is not None:
-            results = sum(count for name, count in dict(loop.counts).items() if name.endswith(" OK"))
+            results = sum(count for name, count in dict(loop.tally.counts).items() if name.endswith(" OK"))
             scene = loop.scene
             placement = scene.placement
             values.update({
@@ -135,10 +150,10 @@ class Diagnostics:
                 "metric": "" if placement is None else placement.metric,
                 "not metric because": "" if placement is None else placement.reason,
                 "map points": len(scene.map),
-                "last failure": loop.last_failure,
-                **_prefixed("", loop.counts),
+                "last failure": loop.tally.last_failure,
+                **_prefixed("", loop.tally.counts),
             })  # fmt: skip
-            for kind, stages in dict(loop.seconds).items():
+            for kind, stages in dict(loop.tally.seconds).items():
                 values.update({f"seconds of {kind}: {stage}": f"{spent:.3f}" for stage, spent in stages.items()})
         level = DiagnosticStatus.OK
         if silence and state == "active":
@@ -189,6 +204,6 @@ def why_silent(state: str, loop: SceneLoop | None, camera: CameraInput | None, f
     if trouble:
         return trouble
     if loop.scene.revision == 0:
-        taken = loop.counts["keyframes"]
-        return loop.last_failure or f"{taken} keyframes were taken, no reconstruction is done yet"
+        taken = loop.tally.counts["keyframes"]
+        return loop.tally.last_failure or f"{taken} keyframes were taken, no reconstruction is done yet"
     return ""

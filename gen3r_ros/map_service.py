@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from gen3r.srv import SaveMap
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 
 from gen3r_core.errors import InputError, OutputError
 from gen3r_core.io.ply import write_ply
 from gen3r_core.serving.codes import ErrorCode
+from gen3r_ros.executor import PatientGroup
 from gen3r_ros.scene_loop import SceneLoop
 
 
@@ -27,7 +27,7 @@ class MapService:
 
     def __init__(self, node: Node, loop: Callable[[], SceneLoop | None], folder: Callable[[], str]) -> None:
         self._loop, self._folder = loop, folder
-        node.create_service(SaveMap, "save_map", self._save, callback_group=MutuallyExclusiveCallbackGroup())
+        node.create_service(SaveMap, "save_map", self._save, callback_group=PatientGroup())
 
     def _save(self, request: Any, response: Any) -> Any:
         loop = self._loop()

@@ -2,23 +2,25 @@
 
     ros2 run gen3r gen3r_node --ros-args -p checkpoint:=FOLDER -r image_raw:=/camera/image_raw
 
-A managed node: ``configure`` begins to load the model in a process of its own, ``activate`` waits for it. Callbacks
-keep references and return; a thread of its own (:mod:`gen3r_ros.scene_loop`) does the rest.
+A managed node: ``configure`` begins to load the model in a process of its own, ``activate`` waits for it; with the
+parameter ``autostart`` it does both by itself. Callbacks keep references and return; a thread of its own
+(:mod:`gen3r_ros.scene_loop`) does the rest.
 """
 
 from __future__ import annotations
 
+import functools
+import gc
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
-from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logger
 from rclpy.node import Node
@@ -30,6 +32,7 @@ from gen3r_core.serving.codes import ErrorCode
 from gen3r_core.serving.status import WorkerState
 from gen3r_ros.camera_input import CameraInput
 from gen3r_ros.diagnostics import Diagnostics
+from gen3r_ros.executor import CallbackExecutor, PatientGroup
 from gen3r_ros.goals import Goal, GoalEnd, Goals
 from gen3r_ros.jobs import Sources
 from gen3r_ros.map_service import MapService
@@ -40,14 +43,30 @@ from gen3r_ros.scene_loop import SceneLoop
 from gen3r_ros.transforms import listen_to_transforms
 from gen3r_ros.transport import use_large_message_profile
 
-THREADS = 8
-"""Of the executor. Goals and a waiting activation take one each while they last: two goals of a kind, at most."""
-
 _RANDOM_STEPS = 4
 _POLL_S = 0.05
+_SOON_S = 0.001
 _SWITCH_S = 0.001
 """Python's threads take turns; a callback shall not wait for the others 5 ms, the default, every time."""
+_UNCONFIGURED = "unconfigured"
 _SUCCESS, _FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+Transition = Callable[["Gen3RNode", LifecycleState], TransitionCallbackReturn]
+
+
+def _remembers_faults(transition: Transition) -> Transition:
+    """What a transition raises is for ``on_error`` to tell: rclpy only says that there was something."""
+
+    @functools.wraps(transition)
+    def run(self: Gen3RNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(self, state)
+        except Exception as error:
+            self.fault = f"{type(error).__name__}: {error}"
+            raise
+
+    return run
 
 
 class Gen3RNode(LifecycleNodeMixin, Node):
@@ -57,21 +76,25 @@ class Gen3RNode(LifecycleNodeMixin, Node):
         name: of the node.
         arguments: of :class:`rclpy.node.Node`.
 
+    Attributes:
+        fault: what a transition raised last, in words.
+
     Raises:
         InputError: a parameter has a value that cannot be.
     """
 
     def __init__(self, name: str = "gen3r", **arguments: Any) -> None:
         Node.__init__(self, name, **arguments)
-        # Reentrant: its state can be asked for while an activation waits for the model.
-        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        # Its state can be asked for while an activation waits for the model.
+        LifecycleNodeMixin.__init__(self, callback_group=PatientGroup())
         self._now: NodeParameters = declare(self)
         self._facts: CheckpointFacts | None = None
         self._loop: SceneLoop | None = None
         self._outputs: Outputs | None = None
         self._sources: Sources | None = None
-        self._failure = ""
+        self._failure = self.fault = ""
         self._closing = threading.Event()
+        self._bringing_up = threading.Lock()  # taken once
         self._told = Diagnostics(self)
         self._goals = Goals(self, self._submit, self._cancel, lambda: self._now)
         self._maps = MapService(self, lambda: self._loop, lambda: self._now.map_folder)
@@ -83,6 +106,9 @@ class Gen3RNode(LifecycleNodeMixin, Node):
             callback_group=MutuallyExclusiveCallbackGroup(),
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
+        if self._now.autostart:  # in a callback: the node is served by then, and answers while it waits for the model
+            group, clock = PatientGroup(), Clock(clock_type=ClockType.STEADY_TIME)
+            self._once = self.create_timer(_SOON_S, self._bring_up, callback_group=group, clock=clock)
 
     @property
     def state(self) -> str:
@@ -96,6 +122,14 @@ class Gen3RNode(LifecycleNodeMixin, Node):
 
     # ------------------------------------------------------------------ transitions
 
+    def _bring_up(self) -> None:
+        """Configure and activate, once. What fails says so; whoever manages the node goes on from where it is."""
+        self._once.cancel()
+        first = self._bringing_up.acquire(blocking=False)  # the timer may have fired again meanwhile
+        if first and self.state == _UNCONFIGURED and self.trigger_configure() is _SUCCESS:
+            self.trigger_activate()
+
+    @_remembers_faults
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin to load the model."""
         del state
@@ -105,11 +139,13 @@ class Gen3RNode(LifecycleNodeMixin, Node):
             self._facts = self._look_at_checkpoint()
         except Gen3RError as error:
             return self._failed(f"configuration failed: {error}")
-        self._outputs = Outputs(self, self._now.fixed_frame, self._now.frame_prefix)
+        prefix = self._now.frame_prefix or self.get_fully_qualified_name()  # robots in one graph have one TF tree
+        self._outputs = Outputs(self, self._now.fixed_frame, prefix)
         self._loop = SceneLoop(self, lambda: self._now, self._facts)
         self._loop.start()
         return _SUCCESS
 
+    @_remembers_faults
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Wait for the model; then listen."""
         del state
@@ -131,18 +167,21 @@ class Gen3RNode(LifecycleNodeMixin, Node):
         loop.open(self._sources)
         return _SUCCESS
 
+    @_remembers_faults
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen and publish no more; the model stays."""
         del state
         self._silence()
         return _SUCCESS
 
+    @_remembers_faults
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything."""
         del state
         self._free()
         return _SUCCESS
 
+    @_remembers_faults
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """The same, for good."""
         del state
@@ -151,7 +190,7 @@ class Gen3RNode(LifecycleNodeMixin, Node):
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """A transition raised: start over, unconfigured."""
-        self._failed(f"an error from the state {state.label}; the node is unconfigured again")
+        self._failed(f"a transition from the state {state.label} raised {self.fault}; the node is unconfigured again")
         self._free()
         return _SUCCESS
 
@@ -181,7 +220,10 @@ class Gen3RNode(LifecycleNodeMixin, Node):
 
     def _failed(self, reason: str) -> TransitionCallbackReturn:
         self._failure = reason
-        self.get_logger().error(reason)
+        if self._closing.is_set():  # whoever ends the node knows
+            self.get_logger().info(reason)
+        else:
+            self.get_logger().error(reason)
         return _FAILURE
 
     def _silence(self) -> None:
@@ -252,7 +294,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Gen3RError as error:
             get_logger("gen3r").fatal(str(error))
             return 1
-        executor = MultiThreadedExecutor(num_threads=THREADS)
+        gc.collect()
+        gc.freeze()  # the libraries' objects are no garbage; looking through them stops all threads
+        executor = CallbackExecutor()
         executor.add_node(node)
         try:
             _serve(executor, node)
@@ -263,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _serve(executor: MultiThreadedExecutor, node: Node) -> None:
+def _serve(executor: CallbackExecutor, node: Node) -> None:
     """Serve callbacks until a signal; one that raises is a fault, but no end."""
     while True:
         try:

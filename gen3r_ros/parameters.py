@@ -46,6 +46,7 @@ class Declared:
 
 
 PARAMETERS = {
+    "autostart": Declared(False, "configure and activate by itself, once, when the node starts"),
     # the model and its process
     "checkpoint": Declared("", "folder of the model; empty: gen3r-small; random:tiny: random weights, for tests only"),
     "prompts": Declared("", "file of `gen3r embed-prompts`, with which no text encoder is loaded; empty: none"),
@@ -59,7 +60,7 @@ PARAMETERS = {
     "rectified": Declared(False, "the images have no distortion: camera_info's P counts, not K and D"),
     "fixed_frame": Declared("odom", "frame of all results: odom, or map"),
     "base_frame": Declared("base_link", "the robot's frame that goal paths are of"),
-    "frame_prefix": Declared("gen3r", "of the TF frames keyframe_N and view_N"),
+    "frame_prefix": Declared("", "of the TF frames keyframe_N and view_N; empty: node's full name, as robot1/gen3r"),
     "input_wait_s": Declared(0.5, "seconds that an image waits for its camera_info and TF", 0.0, 10.0, runtime=True),
     "tf_history_s": Declared(10.0, "seconds of TF that are kept", 0.5, 3600.0),
     # keyframes
@@ -79,6 +80,8 @@ PARAMETERS = {
                         runtime=True),
     "metres_per_unit": Declared(0.0, "metres in one unit of the model, where known; 0: from TF", 0.0, 1e4,
                                 runtime=True),
+    "anchor": Declared(True, "fit depth to the camera poses that TF tells, where all keyframes have one; TF has to be "
+                             "good to about a centimetre from one to the next", runtime=True),
     "max_points": Declared(200_000, "points of a cloud, at most", 1, 1_500_000, runtime=True),
     "drop_percent": Declared(30.0, "percent of pixels that are left out, the least certain", 0.0, 100.0, runtime=True),
     # the map
@@ -112,6 +115,7 @@ PARAMETERS = {
 class NodeParameters:
     """Their values; attributes are called as in :data:`PARAMETERS`."""
 
+    autostart: bool
     checkpoint: str
     prompts: str
     device: str
@@ -137,6 +141,7 @@ class NodeParameters:
     min_window: int
     longest: int
     metres_per_unit: float
+    anchor: bool
     max_points: int
     drop_percent: float
     map_voxel_m: float

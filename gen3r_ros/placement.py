@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gen3r_core.geometry.poses import Array, invert_poses
 from gen3r_core.geometry.sim3 import Sim3
+from gen3r_core.reconstruction.keyframes import Keyframe
 from gen3r_core.reconstruction.metric import MetricOptions, fit_metric
 from gen3r_core.serving.results import SceneResult
 from gen3r_ros.conversions.clouds import Points
@@ -65,6 +66,25 @@ def place(
         return Placement(fit.world_from_model, True, "", fit.residual_m)
     first: Array = invert_poses(model[0])
     return Placement(Sim3(1.0, _UPRIGHT @ first[:3, :3], _UPRIGHT @ first[:3, 3]), False, fit.reason, math.nan)
+
+
+def known_poses(window: Sequence[Keyframe[Any]]) -> Array | None:
+    """``T_world_cam`` ``[N, 4, 4]`` of keyframes in the fixed frame, metres; None where one of them has no pose."""
+    poses = [keyframe.T_world_cam for keyframe in window if keyframe.T_world_cam is not None]
+    return np.stack(poses) if poses and len(poses) == len(window) else None
+
+
+def anchored(T_model_cam: NDArray[np.floating[Any]], T_world_cam: Array, metres_per_unit: float) -> Placement:
+    """The placement of a scene whose depth was fitted to known poses: its first camera is where it is known to be.
+
+    Args:
+        T_model_cam: ``[N, 4, 4]`` the model's own cameras, from which the residual is; model units.
+        T_world_cam: ``[N, 4, 4]`` known poses, metres.
+        metres_per_unit: of the scene.
+    """
+    first = T_world_cam[0]
+    fit = fit_metric(np.asarray(T_model_cam, np.float64), T_world_cam, known_scale=metres_per_unit)
+    return Placement(Sim3(metres_per_unit, first[:3, :3], first[:3, 3]), True, "", fit.residual_m)
 
 
 def placed_points(result: SceneResult, placement: Placement, *, generated: bool) -> Points:

@@ -6,6 +6,7 @@ rclpy's own handler for Ctrl-C takes the context away at once, and whatever a ca
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -15,44 +16,59 @@ from rclpy.executors import Executor
 from rclpy.signals import SignalHandlerOptions
 
 _PATIENCE_SECONDS = 0.1
+_TWICE_SECONDS = 1.0
+"""One Ctrl-C may come twice: from the terminal, and from `ros2 launch`, which got it as well."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Told:
+    """Handles signals: remembers the first; a SIGINT that is not the same again interrupts."""
+
+    def __init__(self) -> None:
+        self.when: float | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.when is None:
+            self.when = now
+        elif number == signal.SIGINT and now - self.when > _TWICE_SECONDS:
+            signal.default_int_handler(number, frame)
 
 
 @contextmanager
 def ros_context(arguments: Sequence[str] | None = None) -> Iterator[None]:
-    """Initialise rclpy, without its signal handlers, and shut it down again.
+    """Initialise rclpy, without its signal handlers, and shut it down again; the signals' handlers are as before then.
 
     Args:
         arguments: of the command line, ROS's among them; None takes those of this process.
     """
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
     rclpy.init(args=None if arguments is None else list(arguments), signal_handler_options=SignalHandlerOptions.NO)
     try:
         yield
     finally:
         rclpy.try_shutdown()
+        for number, handler in before.items():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
 
 
 def spin_until_signal(executor: Executor) -> None:
     """Spin until SIGINT or SIGTERM; a callback that runs then is left to end. A second SIGINT interrupts it.
 
+    What follows until the end of :func:`ros_context` is interrupted by a second SIGINT only, too.
+
     Args:
-        executor: with nodes in it. The caller shuts it down. Call this in the main thread.
+        executor: with nodes in it. The caller shuts it down. Call this in the main thread, in :func:`ros_context`.
 
     Raises:
         Exception: what a callback raised.
         KeyboardInterrupt: at the second SIGINT.
     """
-    told = False
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal told
-        if told and number == signal.SIGINT:
-            signal.default_int_handler(number, frame)
-        told = True
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        while not told:
-            executor.spin_once(timeout_sec=_PATIENCE_SECONDS)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    handler = signal.getsignal(signal.SIGINT)
+    told = handler if isinstance(handler, _Told) else _Told()
+    for number in _SIGNALS:
+        signal.signal(number, told)
+    while told.when is None:
+        executor.spin_once(timeout_sec=_PATIENCE_SECONDS)

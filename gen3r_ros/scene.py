@@ -14,7 +14,7 @@ from gen3r_core.serving.results import SceneResult
 from gen3r_ros.camera_input import ImageKeyframe
 from gen3r_ros.conversions.clouds import Points
 from gen3r_ros.outputs import Outputs, Revision
-from gen3r_ros.placement import Placement, place, placed_cameras, placed_points
+from gen3r_ros.placement import Placement, anchored, known_poses, place, placed_cameras, placed_points
 
 
 class Scene:
@@ -60,7 +60,11 @@ class Scene:
             seconds: that it took.
         """
         known = [keyframe.T_world_cam for keyframe in window]
-        placement = place(result.T_world_cam, known, known_scale=known_scale)
+        poses = known_poses(window)
+        if result.metres_per_unit is not None and poses is not None:
+            placement = anchored(result.predicted_T_world_cam, poses, result.metres_per_unit)
+        else:
+            placement = place(result.T_world_cam, known, known_scale=known_scale)
         if not placement.metric and all(T is None for T in known):
             why = next((k.payload.why_no_pose for k in reversed(window) if k.payload.why_no_pose), "")
             placement = replace(placement, reason=f"{placement.reason}: {why}" if why else placement.reason)
@@ -69,8 +73,8 @@ class Scene:
             self.metric_placement = placement
         points = placed_points(result, placement, generated=False)
         self._insert(points, placement, window[-1].stamp_ns, generated=False)
-        poses = placed_cameras(result, placement)
-        return self._revision(window, poses, placement, points, None, result.model, seconds)
+        cameras = placed_cameras(result, placement)
+        return self._revision(window, cameras, placement, points, None, result.model, seconds)
 
     def predicted(
         self,

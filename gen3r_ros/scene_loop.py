@@ -10,7 +10,6 @@ import math
 import queue
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
@@ -32,8 +31,11 @@ from gen3r_ros.camera_input import ImageKeyframe
 from gen3r_ros.goals import Goal, GoalEnd
 from gen3r_ros.jobs import Job, Sources
 from gen3r_ros.parameters import NodeParameters
-from gen3r_ros.planning import RefusedError, nothing_from, prepare
+from gen3r_ros.paths import Paths
+from gen3r_ros.placement import known_poses
+from gen3r_ros.planning import nothing_from
 from gen3r_ros.scene import Scene
+from gen3r_ros.tally import Tally
 
 T = TypeVar("T")
 _TICK_S = 0.1
@@ -52,28 +54,24 @@ class SceneLoop:
     Attributes:
         worker: started by :meth:`start`.
         scene: that results belong to.
-        seconds: by stage, of the last job of each kind.
-        counts: jobs by kind and code, and keyframes.
-        last_failure: of a job, in words.
+        tally: of jobs and goals.
     """
 
     def __init__(self, node: Node, parameters: Callable[[], NodeParameters], facts: CheckpointFacts) -> None:
-        self._node, self._parameters, self._facts = node, parameters, facts
+        self._node, self._parameters = node, parameters
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self.worker = InferenceWorker(parameters().worker, wake=lambda: self._inbox.put(None))
         own = parameters()
         self.scene = Scene(own.map_voxel_m, own.map_max_points)
         self._sources: Sources | None = None
         self._jobs: dict[Ticket, Job] = {}
-        self._held: Goal | None = None  # a goal that waits for the scale
         self._done_window: tuple[int, ...] = ()  # stamps of the last window that was handed in
         self._not_before = 0.0
         self._ending = threading.Lock()
         self._stopping = self._gone = False
         self._state = WorkerState.STOPPED
-        self.seconds: dict[str, dict[str, float]] = {}
-        self.counts: Counter[str] = Counter()
-        self.last_failure = ""
+        self.tally = Tally(node)
+        self._paths = Paths(self.worker, self.scene, self.tally, self._jobs, parameters, facts)
         self._thread = threading.Thread(target=self._run, name="gen3r scene", daemon=True)
 
     # ------------------------------------------------------------------ from other threads
@@ -157,9 +155,7 @@ class SceneLoop:
                 self._look_after_time()
                 self._reconstruct_on()
         except Exception as error:  # noqa: BLE001 - the thread goes on, whatever one message or result does
-            self.counts["internal errors"] += 1
-            self.last_failure = f"{type(error).__name__}: {error}"
-            self._node.get_logger().error(f"an internal error: {self.last_failure}", throttle_duration_sec=5.0)
+            self.tally.internal_error(error)
 
     def _stop(self) -> None:
         self._shut()
@@ -171,7 +167,7 @@ class SceneLoop:
 
     def _shut(self) -> None:
         self._sources = None
-        self._end_held(ErrorCode.NOT_ACTIVE, "the node was deactivated")
+        self._paths.end(ErrorCode.NOT_ACTIVE, "the node was deactivated")
         for ticket, job in list(self._jobs.items()):
             ticket.cancel()
             if job.goal is not None:
@@ -186,15 +182,13 @@ class SceneLoop:
             self._sources.outputs.forget()
 
     def _new_keyframe(self, *, restarted: bool) -> None:
-        self.counts["keyframes"] += 1
+        self.tally.counts["keyframes"] += 1
         if restarted:
             self._node.get_logger().warning("stamps went back: a new scene begins")
             self._begin_scene()
 
     def _look_after_time(self) -> None:
-        held = self._held
-        if held is not None and held.deadline is not None and time.monotonic() >= held.deadline:
-            self._end_held(ErrorCode.DEADLINE_MISSED, "its deadline passed while it waited for a reconstruction")
+        self._paths.look_after_time()
         if self._sources is not None:
             self.scene.publish_map(self._sources.outputs, self._parameters().map_period_s)
 
@@ -203,7 +197,7 @@ class SceneLoop:
     def _reconstruct_on(self) -> None:
         """Hand the present window in, if the worker is free and it is another one than last time."""
         own, sources = self._parameters(), self._sources
-        wanted = own.continuous or self._held is not None
+        wanted = own.continuous or self._paths.held is not None
         if sources is None or not wanted or self.worker.status.state is not WorkerState.READY or self._jobs:
             return
         window = sources.camera.window(own.window)
@@ -221,6 +215,7 @@ class SceneLoop:
                 np.stack([keyframe.payload.camera.intrinsics for keyframe in window]),
                 longest=own.longest or None,
                 cloud=own.cloud,
+                T_world_cam=known_poses(window) if own.anchor and not own.metres_per_unit else None,
             )
             ticket = self.worker.reconstruct(request, deadline_s=deadline_s)
         except InputError as error:
@@ -236,15 +231,15 @@ class SceneLoop:
         aligned = time.perf_counter()
         facts = sources.outputs.reconstruction(revision)
         own = {"align": aligned - start, "publish": time.perf_counter() - aligned}
-        self.seconds["reconstruct"] = {**outcome.stages, **own}
+        self.tally.seconds["reconstruct"] = {**outcome.stages, **own}
         if job.goal is not None:
             job.goal.feedback("align", 1, 1, 0.0)
             job.goal.feedback("publish", 1, 1, 0.0)
-            self._end_well(job.goal, GoalEnd(ErrorCode.OK, reconstruction=facts))
+            self.tally.went_well(job.goal, GoalEnd(ErrorCode.OK, reconstruction=facts))
             if job.goal.request.new_scene:
                 sources.camera.clear()
                 self._begin_scene()
-        self._predict_held()
+        self._paths.submit(sources)
 
     # ------------------------------------------------------------------ goals
 
@@ -257,17 +252,15 @@ class SceneLoop:
         elif isinstance(goal.request, Reconstruct.Goal):
             self._take_reconstruct(goal, sources)
         else:
-            goal.feedback("queued", 0, 1, math.nan)
-            self._end_held(ErrorCode.SUPERSEDED, "a newer goal took its place")
-            self._held = goal
-            self._predict_held(fresh=True)
+            self._paths.hold(goal)
+            self._paths.submit(sources, coming=self._coming())
 
     def _take_reconstruct(self, goal: Goal, sources: Sources) -> None:
         own = self._parameters()
         window = sources.camera.window(goal.request.max_keyframes or own.window)
         goal.feedback("queued", 0, 1, math.nan)
         if not window:
-            self._end_badly(goal, *nothing_from(sources.camera))
+            self.tally.went_badly(goal, *nothing_from(sources.camera))
             return
         try:
             left = goal.left()
@@ -276,74 +269,20 @@ class SceneLoop:
             return
         self._submit_window(window, goal, left)
 
-    def _predict_held(self, *, fresh: bool = False) -> None:
-        """Hand the goal in that waits, if the scale is known; otherwise it waits for the next reconstruction.
-
-        Args:
-            fresh: it has just come, so that there may be a reconstruction to wait for.
-        """
-        goal, sources, model = self._held, self._sources, self.worker.status.model
-        if goal is None or sources is None or model is None:  # the last: until the worker is there again
-            return
-        own, placement = self._parameters(), self.scene.placement
-        enough = len(sources.camera.window(own.min_window)) >= own.min_window
-        why = "nothing was reconstructed yet" if placement is None else placement.reason
-        if not enough:
-            why = f"there are fewer than {own.min_window} keyframes"
-        try:
-            ready = prepare(
-                goal, sources.camera, sources.transforms, own, model, self._facts, self.scene.metric_placement, why
-            )
-        except RefusedError as error:
-            coming = fresh and enough and (self._jobs or self._stamps(sources) != self._done_window)
-            if error.code is not ErrorCode.SCALE_UNKNOWN or not coming:
-                self._end_held(error.code, str(error))
-            return
-        self._held = None
-        ticket = self.worker.predict(ready.request, deadline_s=ready.deadline_s, replace_running=own.replace_running)
-        self._jobs[ticket] = Job(ready.window, goal, ready.T_world_views, ready.scale)
+    def _coming(self) -> bool:
+        """Whether there is a reconstruction to wait for, if there are keyframes enough."""
+        sources = self._sources
+        return sources is not None and (bool(self._jobs) or self._stamps(sources) != self._done_window)
 
     def _stamps(self, sources: Sources) -> tuple[int, ...]:
         """What tells the present window from others."""
         return tuple(keyframe.stamp_ns for keyframe in sources.camera.window(self._parameters().window))
 
-    def _predicted(self, job: Job, goal: Goal, outcome: Outcome, result: SceneResult, sources: Sources) -> None:
-        start = time.perf_counter()
-        goal.feedback("publish", 0, 1, math.nan)
-        revision = self.scene.predicted(
-            job.window, result, job.T_world_views, job.known_scale, sum(outcome.stages.values())
-        )
-        sources.outputs.reconstruction(revision)
-        views = sources.outputs.views(revision, result)
-        self.seconds["predict"] = {**outcome.stages, "publish": time.perf_counter() - start}
-        goal.feedback("publish", 1, 1, 0.0)
-        points = 0 if revision.generated is None else len(revision.generated.xyz)
-        made = int(np.count_nonzero(~result.observed))
-        end = GoalEnd(ErrorCode.OK, "", revision.scene_id, revision.number, views, made, points)
-        self._end_well(goal, end)
-
     def _cancel(self, goal: Goal) -> None:
-        if self._held is goal:
-            self._end_held(ErrorCode.CANCELED, "canceled by its client")
+        self._paths.cancel(goal)
         for ticket, job in self._jobs.items():
             if job.goal is goal:
                 ticket.cancel()
-
-    def _end_held(self, code: ErrorCode, message: str) -> None:
-        goal, self._held = self._held, None
-        if goal is not None:
-            self._end_badly(goal, code, message)
-
-    def _end_well(self, goal: Goal, end: GoalEnd) -> None:
-        self.counts["goals OK"] += 1
-        goal.finish(end)
-
-    def _end_badly(self, goal: Goal, code: ErrorCode, message: str) -> None:
-        self.counts[f"goals {code.name}"] += 1
-        if code not in (ErrorCode.CANCELED, ErrorCode.SUPERSEDED):
-            self.last_failure = message
-            self._node.get_logger().warning(f"a goal ended as {code.name}: {message}", throttle_duration_sec=1.0)
-        goal.finish(GoalEnd(code, message))
 
     # ------------------------------------------------------------------ what the worker says
 
@@ -364,18 +303,19 @@ class SceneLoop:
             return
         if state is WorkerState.FAILED:
             told.error(f"the model cannot be used: {event.status.words}")
-            self._end_held(ErrorCode.WORKER_FAILED, event.status.words)
+            self._paths.end(ErrorCode.WORKER_FAILED, event.status.words)
         elif state is WorkerState.RESTARTING:
             told.error(f"the inference process was lost: {event.status.words}")
         elif state is WorkerState.READY and before in (WorkerState.LOADING, WorkerState.STARTING):
             model = event.status.model
             if model is not None:
                 told.info(f"{model.name} is ready on {model.device} ({model.dtype}, {model.parameters:,} parameters)")
-            self._predict_held(fresh=True)
+            if self._sources is not None:
+                self._paths.submit(self._sources, coming=self._coming())
 
     def _ended(self, ticket: Ticket, outcome: Outcome) -> None:
         job = self._jobs.pop(ticket, None)
-        self.counts[f"{ticket.kind} {outcome.code.name}"] += 1
+        self.tally.counts[f"{ticket.kind} {outcome.code.name}"] += 1
         result = outcome.result
         if job is None or not job.window or result is None:
             if result is not None:
@@ -386,7 +326,7 @@ class SceneLoop:
         with result:
             try:
                 if self._sources is not None and job.goal is not None and job.T_world_views is not None:
-                    self._predicted(job, job.goal, outcome, result, self._sources)
+                    self._paths.predicted(job, job.goal, outcome, result, self._sources)
                 elif self._sources is not None:
                     self._reconstructed(job, outcome, result, self._sources)
             except Exception as error:
@@ -395,9 +335,9 @@ class SceneLoop:
 
     def _fail(self, job: Job, code: ErrorCode, message: str) -> None:
         if job.goal is not None:
-            self._end_badly(job.goal, code, message)
+            self.tally.went_badly(job.goal, code, message)
             return
-        self.last_failure = message
+        self.tally.last_failure = message
         self._done_window = ()  # it may go better next time
         self._not_before = time.monotonic() + _RETRY_S
         if code is not ErrorCode.SUPERSEDED:

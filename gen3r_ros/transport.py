@@ -10,8 +10,9 @@ from gen3r_ros.share import share_path
 PROFILE = "config/fastdds.xml"
 """In the share folder."""
 
-# Of Fast DDS 3 (ROS 2 Kilted) and 2 (Jazzy).
-_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+# Of Fast DDS 2, with the distributions that have it, and of 3, which warns of the old one.
+_OLD, _NEW = "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"
+_OLD_DISTRIBUTIONS = ("humble", "iron", "jazzy")
 
 
 def use_large_message_profile(environ: MutableMapping[str, str] | None = None) -> None:
@@ -30,6 +31,12 @@ def use_large_message_profile(environ: MutableMapping[str, str] | None = None) -
     if "fastrtps" not in environ.get("RMW_IMPLEMENTATION", "fastrtps"):
         return
     profile = str(share_path(PROFILE))
-    for variable in _VARIABLES:
+    for variable in _variables(environ.get("ROS_DISTRO", "")):
         if not environ.get(variable):
             environ[variable] = profile
+
+
+def _variables(distribution: str) -> tuple[str, ...]:
+    if not distribution:
+        return _NEW, _OLD
+    return (_OLD,) if distribution in _OLD_DISTRIBUTIONS else (_NEW,)

@@ -17,10 +17,11 @@ from typing import Self
 from gen3r_core.errors import InputError
 from gen3r_core.serving.codes import ErrorCode
 from gen3r_core.serving.events import EndedEvent, EventQueue
+from gen3r_core.serving.inbox import Cancel, Close, Configure, Submit
 from gen3r_core.serving.options import WorkerOptions
 from gen3r_core.serving.requests import PredictRequest, ReconstructRequest, Request
 from gen3r_core.serving.status import WorkerStatus
-from gen3r_core.serving.supervisor import Cancel, Close, Configure, Submit, Supervisor
+from gen3r_core.serving.supervisor import Supervisor
 from gen3r_core.serving.tickets import Outcome, Ticket
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from gen3r_core.geometry.unprojection import percentiles, unproject_depth
 from gen3r_core.jobs import Job, Sampling
 from gen3r_core.pipeline import Gen3RPipeline
 from gen3r_core.progress import JobMonitor, Progress
+from gen3r_core.reconstruction.anchoring import AnchorOptions, anchor_depth
 from gen3r_core.reconstruction.cloud import PointCloud
 from gen3r_core.scene import CameraPath, Scene
 from gen3r_core.serving.requests import CloudOptions, PredictRequest, ReconstructRequest, Request
@@ -87,15 +88,19 @@ class Engine:
         monitor = JobMonitor(told, self.pipeline.device)
         if isinstance(request, PredictRequest):
             with self._points.watch(passing):
-                scene, given = self._predict(request, monitor), None
+                scene, given, predicted = self._predict(request, monitor), None, None
         else:
             steps = _VGGTSteps(self.pipeline, len(request.images), told, passing)
             monitor = JobMonitor(steps.told, self.pipeline.device)
             with self._points.watch(steps.passing):
                 scene, given = self._reconstruct(request, monitor)
+            predicted = scene.T_world_cam
+            if request.T_world_cam is not None and given is not None:
+                with memory_errors():
+                    scene = anchor_scene(scene, given, torch.tensor(request.T_world_cam), monitor)
         start = time.perf_counter()
         with memory_errors():
-            arrays = gather(scene, given, request.cloud)
+            arrays = gather(scene, given, request.cloud, predicted)
         seconds = {**monitor.seconds, "gather": time.perf_counter() - start}
         return Made(arrays, seconds, scene.metres_per_unit)
 
@@ -142,7 +147,9 @@ class _VGGTSteps:
         self._begun = 0
 
     def told(self, progress: Progress) -> bool:
-        """In place of the pipeline's one step."""
+        """In place of the pipeline's one step; other stages pass."""
+        if progress.stage != "vggt":
+            return self._told(progress)
         return self._told(Progress(progress.stage, self._total * progress.step // progress.total, self._total))
 
     def passing(self, block: nn.Module) -> None:
@@ -154,13 +161,47 @@ class _VGGTSteps:
                 self._told(Progress("vggt", self._begun - 1, self._total))
 
 
-def gather(scene: Scene, given: Tensor | None, options: CloudOptions) -> dict[str, NDArray[Any]]:
+def anchor_scene(scene: Scene, given: Tensor, T_world_cam: Tensor, monitor: JobMonitor) -> Scene:
+    """A reconstruction with its depth fitted to known poses; as it was, where the images do not allow that.
+
+    Args:
+        scene: of the pipeline.
+        given: ``[F, 3, 3]`` true intrinsics in pixels of the scene's views, centres at +0.5.
+        T_world_cam: ``[F, 4, 4]`` float64 metres.
+        monitor: told of the stage "align"; may cancel.
+
+    Returns:
+        a scene whose units are metres over ``metres_per_unit``, and whose valid pixels agree with other views.
+    """
+    known, options = T_world_cam.to(scene.depth.device), AnchorOptions()
+    with monitor.stage("align", options.steps):
+        found = anchor_depth(
+            scene.colors.permute(0, 3, 1, 2), scene.depth, given, known, options,
+            report=lambda done, steps: monitor.report("align", done, steps),
+        )  # fmt: skip
+    if found.reason:
+        return scene
+    T_cam_world = invert_rigid(relative_to_first(known))
+    T_cam_world[:, :3, 3] /= found.metres_per_unit
+    return replace(
+        scene,
+        depth=found.depth / found.metres_per_unit,
+        valid=scene.valid & (found.agreeing >= found.needed),
+        T_cam_world=T_cam_world.float(),
+        metres_per_unit=found.metres_per_unit,
+    )
+
+
+def gather(
+    scene: Scene, given: Tensor | None, options: CloudOptions, predicted: Tensor | None = None
+) -> dict[str, NDArray[Any]]:
     """A scene as numpy arrays in the world of its first camera, and the points that are chosen of it.
 
     Args:
         scene: of the pipeline.
         given: ``[F, 3, 3]`` intrinsics in pixels of the scene's views, centres at +0.5, in place of the predicted.
         options: which points.
+        predicted: ``[F, 4, 4]`` the model's own camera-to-world poses, where the scene has others; None where not.
 
     Returns:
         the arrays of a :class:`~gen3r_core.serving.results.SceneResult`, by name.
@@ -179,6 +220,7 @@ def gather(scene: Scene, given: Tensor | None, options: CloudOptions) -> dict[st
         "depth_confidence": scene.depth_confidence,
         "valid": scene.valid,
         "T_world_cam": poses,
+        "predicted_T_world_cam": poses if predicted is None else relative_to_first(predicted),
         "intrinsics": scene.intrinsics if given is None else given,
         "predicted_intrinsics": scene.intrinsics,
         "observed": scene.observed,

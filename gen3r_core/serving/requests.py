@@ -108,9 +108,12 @@ class ReconstructRequest:
         limit_depth: only the middle of each frame's range of depths is valid.
         attention: kernel, see :class:`gen3r_core.models.attention.AttentionKernel`.
         cloud: which pixels become points.
+        T_world_cam: ``[N, 4, 4]`` float, camera to world, metres, OpenCV axes, where the cameras are known to have
+            been. With it and intrinsics the depth is fitted to these poses, if the images allow it
+            (:mod:`gen3r_core.reconstruction.anchoring`); the result then has ``metres_per_unit``.
 
     Raises:
-        InputError: images or intrinsics have another shape or type.
+        InputError: images, intrinsics or poses have another shape or type.
     """
 
     images: Images
@@ -119,11 +122,19 @@ class ReconstructRequest:
     limit_depth: bool = True
     attention: str = "auto"
     cloud: CloudOptions = field(default_factory=CloudOptions)
+    T_world_cam: NDArray[np.floating[Any]] | None = None
 
     def __post_init__(self) -> None:
         _check_images(self.images)
         if self.intrinsics is not None:
             _check_matrices("intrinsics", self.intrinsics, (len(self.images), 3, 3))
+        if self.T_world_cam is not None:
+            _check_matrices("camera poses", self.T_world_cam, (len(self.images), 4, 4))
+
+    @property
+    def anchored(self) -> bool:
+        """Whether the depth is to be fitted to known poses."""
+        return self.T_world_cam is not None and self.intrinsics is not None
 
     @property
     def kind(self) -> JobKind:
@@ -133,7 +144,7 @@ class ReconstructRequest:
     @property
     def pace_key(self) -> tuple[object, ...]:
         """Requests of equal keys take equally long."""
-        return (self.kind, len(self.images), self.images[0].shape, self.longest, self.attention)
+        return (self.kind, len(self.images), self.images[0].shape, self.longest, self.attention, self.anchored)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,8 +204,9 @@ def pack(request: Request) -> tuple[dict[str, Any], dict[str, NDArray[Any] | Sta
     plain = {own.name: getattr(request, own.name) for own in fields(request)}
     arrays: dict[str, NDArray[Any] | Stack] = {"images": plain.pop("images")}
     if isinstance(request, ReconstructRequest):
-        if plain.pop("intrinsics") is not None:
-            arrays["intrinsics"] = np.asarray(request.intrinsics, np.float64)
+        for name in ("intrinsics", "T_world_cam"):
+            if plain.pop(name) is not None:
+                arrays[name] = np.asarray(getattr(request, name), np.float64)
     elif isinstance(request.cameras, Cameras):
         path = request.cameras
         arrays["T_world_cam"] = np.asarray(path.T_world_cam, np.float64)
@@ -207,8 +219,7 @@ def unpack(kind: JobKind, plain: Mapping[str, Any], arrays: SharedArrays) -> Req
     """The inverse of :func:`pack`; arrays are views of the shared memory."""
     values: dict[str, Any] = {**plain, "images": arrays["images"]}
     if kind is JobKind.RECONSTRUCT:
-        if "intrinsics" in arrays:
-            values["intrinsics"] = arrays["intrinsics"]
+        values.update({name: arrays[name] for name in ("intrinsics", "T_world_cam") if name in arrays})
         return ReconstructRequest(**values)
     if "T_world_cam" in arrays:
         values["cameras"] = Cameras(arrays["T_world_cam"], arrays["intrinsics"], *plain["cameras"])

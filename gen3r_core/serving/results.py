@@ -23,7 +23,8 @@ class SceneResult:
     Attributes:
         memory: where the arrays lie.
         model: name of the weights.
-        metres_per_unit: metres in one scene unit, where the request told; None otherwise.
+        metres_per_unit: metres in one scene unit, where the request told, or the poses that came with it; None
+            otherwise.
     """
 
     memory: SharedArrays
@@ -52,8 +53,16 @@ class SceneResult:
 
     @property
     def T_world_cam(self) -> NDArray[np.float32]:  # noqa: N802 - transforms are named by direction
-        """``[F, 4, 4]`` camera-to-world poses as predicted; the first is the identity."""
+        """``[F, 4, 4]`` camera-to-world poses; the first is the identity.
+
+        As predicted, or, where depth was fitted to poses that came with the request, those.
+        """
         return self._floats("T_world_cam")
+
+    @property
+    def predicted_T_world_cam(self) -> NDArray[np.float32]:  # noqa: N802 - the same
+        """``[F, 4, 4]`` the model's, whether poses were given or not."""
+        return self._floats("predicted_T_world_cam")
 
     @property
     def intrinsics(self) -> NDArray[np.float32]:

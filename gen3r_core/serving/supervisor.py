@@ -7,16 +7,17 @@ import os
 import queue
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from gen3r_core.serving.codes import ErrorCode
 from gen3r_core.serving.events import EndedEvent, EventQueue, ProgressEvent, StatusEvent
+from gen3r_core.serving.inbox import Cancel, Configure, Heard, Item, Running, Submit
 from gen3r_core.serving.messages import Beat, Finished, JobProgress, LoadFailed, Loading, Ready, RunJob, StopJob
 from gen3r_core.serving.options import WorkerOptions
 from gen3r_core.serving.pace import Pace
 from gen3r_core.serving.process import WorkerProcess
-from gen3r_core.serving.requests import JobKind, Request
+from gen3r_core.serving.requests import JobKind
 from gen3r_core.serving.results import SceneResult
 from gen3r_core.serving.shared import SharedArrays, write_block
 from gen3r_core.serving.status import WorkerState, WorkerStatus
@@ -37,68 +38,6 @@ _SLOW_S = 1.0
 """A wait that took so much longer than it should: this process itself was held up, and says nothing of the worker."""
 
 
-# --- what the client tells its thread --------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Configure:
-    """Load this model in place of the present one."""
-
-    options: WorkerOptions
-
-
-@dataclass(frozen=True)
-class Submit:
-    """A new job; ``now`` also takes the place of a running one of its kind."""
-
-    ticket: Ticket
-    now: bool
-
-
-@dataclass(frozen=True)
-class Cancel:
-    """Its owner wants it no more."""
-
-    ticket: Ticket
-
-
-@dataclass(frozen=True)
-class Close:
-    """End the worker, and then this thread."""
-
-
-@dataclass(frozen=True)
-class Heard:
-    """A message of a worker process; None when it is gone."""
-
-    process: WorkerProcess
-    message: Any
-    descriptor: int | None
-
-
-@dataclass
-class Running:
-    """The job that the worker does.
-
-    Attributes:
-        ticket: of the job.
-        request: what to do.
-        stage: it is in, and since when.
-        since: by ``time.monotonic``.
-        ready_at: when it will probably be done, NaN while unknown.
-        stop: why it was told to stop, if it was, and what its owner will be told.
-        stopping_since: when that was.
-    """
-
-    ticket: Ticket
-    request: Request
-    stage: str = ""
-    since: float = 0.0
-    ready_at: float = float("nan")
-    stop: tuple[ErrorCode, str] | None = None
-    stopping_since: float = 0.0
-
-
 class Supervisor:
     """All that the thread knows; nobody else writes to it.
 
@@ -106,12 +45,12 @@ class Supervisor:
         events: told everything.
 
     Attributes:
-        inbox: of what is above.
+        inbox: see :mod:`gen3r_core.serving.inbox`.
         status: the newest; any thread may read it.
     """
 
     def __init__(self, events: EventQueue) -> None:
-        self.inbox: queue.SimpleQueue[Configure | Submit | Cancel | Close | Heard] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self.status = WorkerStatus()
         self._events = events
         self._options = WorkerOptions()
@@ -129,8 +68,8 @@ class Supervisor:
     # ------------------------------------------------------------------ the loop
 
     def run(self) -> None:
-        """Serve until :class:`Close`."""
-        item: Configure | Submit | Cancel | Close | Heard | None = None
+        """Serve until :class:`~gen3r_core.serving.inbox.Close`."""
+        item: Item | None = None
         try:
             while not self._closing:
                 planned = self._pause()
@@ -178,7 +117,7 @@ class Supervisor:
         soonest = min((at for at in times if at is not None), default=None)
         return 10.0 if soonest is None else min(10.0, max(0.0, soonest - time.monotonic()))
 
-    def _handle(self, item: Configure | Submit | Cancel | Close | Heard) -> None:
+    def _handle(self, item: Item) -> None:
         if isinstance(item, Heard):
             if item.process is not self._process:  # an earlier one, that nothing is expected of
                 if item.descriptor is not None:

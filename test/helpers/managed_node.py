@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter, ParameterValue
@@ -14,6 +12,12 @@ TRANSITIONS = {
     "activate": Transition.TRANSITION_ACTIVATE,
     "deactivate": Transition.TRANSITION_DEACTIVATE,
     "cleanup": Transition.TRANSITION_CLEANUP,
+}
+
+SHUTDOWN = {
+    "unconfigured": Transition.TRANSITION_UNCONFIGURED_SHUTDOWN,
+    "inactive": Transition.TRANSITION_INACTIVE_SHUTDOWN,
+    "active": Transition.TRANSITION_ACTIVE_SHUTDOWN,
 }
 
 # Small, quick, and metric where the camera hardly moves.
@@ -54,7 +58,8 @@ class Manager:
 
     def do(self, transition, timeout=60.0):
         """Whether it succeeded."""
-        request = ChangeState.Request(transition=Transition(id=TRANSITIONS[transition]))
+        number = SHUTDOWN[self.state] if transition == "shutdown" else TRANSITIONS[transition]
+        request = ChangeState.Request(transition=Transition(id=number))
         return self.call(self._change, request, timeout).success
 
     def ask(self, transition):
@@ -64,19 +69,11 @@ class Manager:
 
     def wait(self, timeout=60.0):
         """Until the node answers. One that was killed is thought to be there for a while, and requests go to it."""
-        until = time.monotonic() + timeout
-        self._client.until(self._get.service_is_ready, timeout)
-        while True:
-            answer = self._get.call_async(GetState.Request())
-            asked = time.monotonic()
-            self._client.until(lambda: answer.done() or time.monotonic() > asked + 1)  # noqa: B023 - called here only
-            if answer.done():
-                return
-            assert time.monotonic() < until, f"no answer in {timeout} s"
+        self._client.answer(self._get, GetState.Request(), timeout)
 
     @property
     def state(self):
-        return self.call(self._get, GetState.Request(), 5.0).current_state.label
+        return self._client.answer(self._get, GetState.Request()).current_state.label
 
     def set(self, name, value):
         """What came of it: success and reason."""
@@ -88,5 +85,5 @@ class Manager:
         }
         number, attribute = kinds[type(value)]
         own = Parameter(name=name, value=ParameterValue(type=number, **{attribute: value}))
-        result = self.call(self._set, SetParameters.Request(parameters=[own])).results[0]
+        result = self._client.answer(self._set, SetParameters.Request(parameters=[own])).results[0]
         return result.successful, result.reason

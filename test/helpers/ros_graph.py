@@ -125,3 +125,12 @@ def own_segments(pid: int) -> list[int]:
             if _SEGMENT_LOCK.fullmatch(target.name):
                 sizes.append(target.with_name(target.name.removesuffix("_el")).stat().st_size)
     return sizes
+
+
+def children(pid: int) -> list[int]:
+    """Processes that the threads of a process have started, and that are there still."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread ended meanwhile
+            found += map(int, (task / "children").read_text().split())
+    return found

@@ -2,7 +2,7 @@
 
 The robot creeps forward and back by a tenth of a metre and turns, so that keyframes come, and a model that sees no
 motion at all still agrees with it within ten centimetres. Arguments: image rate in Hz, and what to leave out (``info``,
-``tf``), or ``compressed`` to send JPEG.
+``tf``), ``compressed`` to send JPEG, or ``vga`` for images of 640x480 pixels.
 """
 
 from __future__ import annotations
@@ -46,11 +46,14 @@ def main() -> None:
     rclpy.init()
     node = rclpy.create_node("camera_source")
     compressed = "compressed" in options
+    scale = 16 / 3 if "vga" in options else 1
+    height, width = (round(scale * side) for side in SIZE)
+    camera = CameraModel(np.diag([scale, scale, 1]) @ K, (height, width))
     topic = "image_raw/compressed" if compressed else "image_raw"
     images = node.create_publisher(CompressedImage if compressed else Image, topic, SENSOR)
     infos = node.create_publisher(CameraInfo, "camera_info", SENSOR)
     frames = transform_sender(node)
-    texture = np.random.default_rng(0).integers(0, 256, (SIZE[0], 4 * SIZE[1], 3), dtype=np.uint8)
+    texture = np.random.default_rng(0).integers(0, 256, (height, 4 * width, 3), dtype=np.uint8)
     now = node.get_clock().now().to_msg()
     frames.send_static([transform_message("base_link", "camera_optical_frame", T_BASE_OPTICAL, now)])
     taken = 0
@@ -63,9 +66,9 @@ def main() -> None:
         if "tf" not in options:
             frames.send([transform_message("odom", "base_link", T_odom_base(now.nanoseconds / 1e9), stamp)])
         header = Header(stamp=stamp, frame_id="camera_optical_frame")
-        picture = np.ascontiguousarray(np.roll(texture, -5 * taken, axis=1)[:, : SIZE[1]])
+        picture = np.ascontiguousarray(np.roll(texture, -5 * taken, axis=1)[:, :width])
         if "info" not in options:
-            infos.publish(camera_info(CameraModel(K, SIZE), header))
+            infos.publish(camera_info(camera, header))
         images.publish(compressed_message(picture, header) if compressed else image_message(picture, "rgb8", header))
 
     node.create_timer(1 / rate, take)

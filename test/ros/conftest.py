@@ -16,6 +16,7 @@ from ros_graph import GraphProcess, graph_environment, own_domain
 os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
 
 HERE = Path(__file__).resolve().parent
+_AGAIN_S = 2.0
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +71,18 @@ class Client:
         """Spin until the future is done; its result."""
         self.until(future.done, timeout)
         return future.result()
+
+    def answer(self, service, request, timeout=20.0):
+        """Ask, and ask again: a server that has not found this client yet drops its first answers."""
+        self.until(service.service_is_ready, timeout)
+        deadline = time.monotonic() + timeout
+        while True:
+            asked, answer = time.monotonic(), service.call_async(request)
+            self.until(lambda: answer.done() or time.monotonic() > asked + _AGAIN_S, timeout)  # noqa: B023 - called here
+            if answer.done():
+                return answer.result()
+            service.remove_pending_request(answer)
+            assert time.monotonic() < deadline, f"no answer within {timeout} s"
 
     def close(self) -> None:
         self._executor.shutdown()

@@ -29,17 +29,17 @@ def main() -> None:
     images = [array.array("B", bytes([number % 256]) * (WIDTH * HEIGHT * 3)) for number in range(count)]
     go = []
     node.create_subscription(Empty, "go", go.append, LATCHED)
-    while not go or publisher.get_subscription_count() == 0:
-        rclpy.spin_once(node, timeout_sec=0.01)
-    start = time.monotonic()
-    for number, data in enumerate(images):
-        message = Image(height=HEIGHT, width=WIDTH, encoding="rgb8", step=3 * WIDTH)
-        message.header.frame_id = str(number)
-        message.data = data
-        time.sleep(max(0.0, start + number / rate - time.monotonic()))
-        message.header.stamp = node.get_clock().now().to_msg()
-        publisher.publish(message)
     try:
+        while not go or publisher.get_subscription_count() == 0:
+            rclpy.spin_once(node, timeout_sec=0.01)
+        start = time.monotonic()
+        for number, data in enumerate(images):
+            message = Image(height=HEIGHT, width=WIDTH, encoding="rgb8", step=3 * WIDTH)
+            message.header.frame_id = str(number)
+            message.data = data
+            time.sleep(max(0.0, start + number / rate - time.monotonic()))
+            message.header.stamp = node.get_clock().now().to_msg()
+            publisher.publish(message)
         print(f"published {count}")
         rclpy.spin(node)  # an image is gone with its publisher
     except (KeyboardInterrupt, ExternalShutdownException):

@@ -124,10 +124,9 @@ def test_a_reconstruction_is_asked_for(start, client):
 def test_the_map_is_saved_by_a_service(start, client):
     start("echo_peer.py")
     service = client.node.create_client(SaveMap, "save_map")
-    client.until(service.service_is_ready)
-    saved = client.result(service.call_async(SaveMap.Request(path="/maps/a.ply", include_generated=True)))
+    saved = client.answer(service, SaveMap.Request(path="/maps/a.ply", include_generated=True))
     assert (saved.code, saved.path, saved.points) == (ErrorCode.OK, "/maps/a.ply", 2**40 + 1)
-    refused = client.result(service.call_async(SaveMap.Request()))
+    refused = client.answer(service, SaveMap.Request())
     assert (refused.code, refused.message) == (ErrorCode.NO_MAP, "nothing to save yet")
 
 

@@ -13,15 +13,18 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from std_msgs.msg import String
 
+from gen3r_ros import running
 from gen3r_ros.running import ros_context, spin_until_signal
 
 
 @pytest.fixture
 def node(graph):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with ros_context([]):
         made = rclpy.create_node("busy")
         yield made
         made.destroy_node()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
 def spin_with(node, work, *signals):
@@ -38,11 +41,9 @@ def spin_with(node, work, *signals):
     timer = node.create_timer(0.01, callback)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     try:
         spin_until_signal(executor)
     finally:
-        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
         executor.shutdown(timeout_sec=1)
     return done
 
@@ -54,9 +55,33 @@ def test_a_callback_may_end_and_publish(node, number):
     assert rclpy.ok()
 
 
-def test_a_second_interrupt_stops_the_callback(node):
+def test_a_second_interrupt_stops_the_callback(node, monkeypatch):
+    monkeypatch.setattr(running, "_TWICE_SECONDS", 0.1)
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        spin_with(node, lambda: time.sleep(5), signal.SIGINT, signal.SIGINT)
+        spin_with(node, lambda: time.sleep(5), signal.SIGINT)
+    assert time.monotonic() - start < 4
+
+
+def test_one_that_comes_twice_is_one(node):
+    """As it does where the terminal and `ros2 launch` pass the same Ctrl-C on, also while the process tidies up."""
+    assert spin_with(node, lambda: time.sleep(0.1), signal.SIGINT, signal.SIGINT, signal.SIGTERM) == [True]
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.05)
+
+
+def test_one_that_came_with_a_fault_is_not_forgotten(node):
+    def fail():
+        raise ValueError("of the callback")
+
+    with pytest.raises(ValueError, match="of the callback"):
+        spin_with(node, fail, signal.SIGTERM)
+    start = time.monotonic()
+    spin_until_signal(SingleThreadedExecutor())
+    assert time.monotonic() - start < 1
 
 
 def test_an_idle_node_ends_too(node):

@@ -125,5 +125,14 @@ if ! compgen -G "$venv/lib/python3*/site-packages/ros_tf2_msgs-*.dist-info" >/de
     build_interfaces tf2_msgs scripts/tf2_msgs
 fi
 build_interfaces gen3r . -DGEN3R_INTERFACES_ONLY=ON
-# What a ROS tool looks for in the package's share folder is that of this tree.
+# What a ROS tool looks for of the package is that of this tree: in its share folder, and for `ros2 run` and launch files.
 ln -sfn ../../../config "$venv/share/gen3r/config"
+# `ros2 launch` does not follow links to folders.
+rm -rf "$venv/share/gen3r/launch"
+mkdir -p "$venv/share/gen3r/launch" "$venv/lib/gen3r"
+for file in launch/*.launch.py; do
+    ln -s "../../../../$file" "$venv/share/gen3r/launch/"
+done
+for program in gen3r_node gen3r_sim; do
+    ln -sfn "../../bin/$program" "$venv/lib/gen3r/$program"
+done

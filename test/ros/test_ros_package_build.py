@@ -43,6 +43,8 @@ def test_the_package_builds_and_works_where_it_is_installed(graph, tmp_path):
     site = prefix / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
     for program in ("gen3r_node", "gen3r_sim"):
         assert os.access(prefix / "lib/gen3r" / program, os.X_OK), "for ros2 run"
+    for file in ("config/gen3r.yaml", "launch/gen3r.launch.py", "launch/sim.launch.py"):
+        assert (prefix / "share/gen3r" / file).is_file(), "for ros2 launch"
     data = [
         path.relative_to(ROOT)
         for package in ("gen3r_core", "gen3r_ros")

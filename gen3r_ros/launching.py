@@ -1,0 +1,368 @@
+"""What the launch files do, apart from launch itself: their arguments, and what becomes of them.
+
+It runs where `ros2 launch` does, which need not be the Python environment of the node: nothing but ROS is imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rclpy.exceptions import NameValidationException
+from rclpy.validate_namespace import validate_namespace
+from rclpy.validate_node_name import validate_node_name
+from rclpy.validate_topic_name import validate_topic_name
+
+from gen3r_core.errors import InputError
+from gen3r_ros.share import share_path
+from gen3r_ros.transport import use_large_message_profile
+
+Value = bool | int | float | str
+
+DEFAULT_PARAMETERS = "config/gen3r.yaml"
+"""In the share folder."""
+
+CANNOT_START = 1
+"""Exit code of processes that would end the same way if they were started again."""
+
+RESPAWN_DELAY_S = 2.0
+PATIENCE_S = "15"
+"""Seconds that a process has after Ctrl-C before launch ends it the hard way; goals that run end first."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One of a launch file.
+
+    Attributes:
+        name: as in ``name:=value``.
+        text: what it does.
+        default: None where it must be given; empty where nothing is passed on.
+        choices: where not all will do.
+        parameter: of the node, that it sets; empty: none.
+        kind: of its value.
+    """
+
+    name: str
+    text: str
+    default: str | None = ""
+    choices: tuple[str, ...] = ()
+    parameter: str = ""
+    kind: type[bool | int | float | str] = str
+
+
+NODE_ARGUMENTS = (
+    Argument("image", "topic of the camera's images, e.g. /camera/image_raw", None),
+    Argument("camera_info", "topic of the camera_info; empty: camera_info beside the images'"),
+    Argument("transport", "raw, or compressed: JPEG or PNG on IMAGE/compressed; auto: by the name of the image topic, "
+             "else as params_file has it", "auto", ("auto", "raw", "compressed")),
+    Argument("namespace", "of the node and its topics, one for each robot: robot1"),
+    Argument("name", "of the node", "gen3r"),
+    Argument("params_file", f"parameters of the node; empty: {DEFAULT_PARAMETERS} of this package. What is given here "
+             "as an argument comes before it"),
+    Argument("checkpoint", "folder of the model; empty: as params_file has it, there gen3r-small",
+             parameter="checkpoint"),
+    Argument("device", "auto, cpu, cuda, cuda:1, ...; empty: as params_file has it", parameter="device"),
+    Argument("fixed_frame", "TF frame of all results: odom, map, robot1/odom; empty: as params_file has it",
+             parameter="fixed_frame"),
+    Argument("base_frame", "TF frame of the robot, that goal paths are of; empty: as params_file has it",
+             parameter="base_frame"),
+    Argument("namespaced_tf", "true: transforms are on tf and tf_static of the namespace, not on /tf and /tf_static",
+             "false", kind=bool),
+    Argument("use_sim_time", "true: time is that of /clock; empty: as params_file has it, there the machine's",
+             parameter="use_sim_time", kind=bool),
+    Argument("autostart", "true: configure and activate; false: a lifecycle manager does", "true",
+             parameter="autostart", kind=bool),
+    Argument("respawn", f"true: start the node again, {RESPAWN_DELAY_S:g} s later, when it was killed", "true",
+             kind=bool),
+    Argument("venv", "folder of the Python environment in which gen3r's packages are; empty: the one that is active"),
+    Argument("log_level", "of the node", "info", ("debug", "info", "warn", "error", "fatal")),
+)  # fmt: skip
+"""Of gen3r.launch.py."""
+
+SIMULATOR_ARGUMENTS = (
+    Argument("world", "number of the world; empty: as sim_params_file has it, else 0", parameter="world", kind=int),
+    Argument("world_kind", "empty: as sim_params_file has it, else the world's own",
+             choices=("", "room", "corridor", "rooms"), parameter="world_kind"),
+    Argument("rate", "pictures a second; empty: as sim_params_file has it, else 2", parameter="rate", kind=float),
+    Argument("tour", "true: drive round until a path comes on goal_path; false: stand still; empty: as sim_params_file "
+             "has it, else true", parameter="tour", kind=bool),
+    Argument("wait_for_subscriber", "true: the robot waits until the node listens", "true",
+             parameter="wait_for_subscriber", kind=bool),
+    Argument("use_sim_time", "true: time waits for the pictures, and runs are repeatable; false: the machine's time",
+             "true", parameter="use_sim_time", kind=bool),
+    Argument("sim_params_file", "parameters of gen3r_sim; empty: none"),
+)  # fmt: skip
+"""Of sim.launch.py, beside those of gen3r.launch.py that are not about the camera."""
+
+CAMERA_ARGUMENTS = ("image", "camera_info", "transport")
+"""Those that sim.launch.py gives itself."""
+
+_OTHER_TRANSPORTS = ("compressedDepth", "ffmpeg", "theora", "zstd")
+# What launch itself and its command line understand.
+_OF_LAUNCH = ("emulate_tty", "launch-prefix", "launch-prefix-filter", "sigkill_timeout", "sigterm_timeout")
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a process is started.
+
+    Attributes:
+        name: of the node.
+        namespace: of the node; empty: that of where it is included.
+        parameters: by name.
+        files: of parameters; :attr:`parameters` come before what they say.
+        remappings: from and to.
+        prefix: words before the program, quoted as a shell wants them; may be empty.
+        respawn: whether it is started again when it dies.
+        log_level: of its log.
+    """
+
+    name: str
+    namespace: str
+    parameters: dict[str, Value]
+    files: tuple[str, ...]
+    remappings: tuple[tuple[str, str], ...]
+    prefix: str
+    respawn: bool
+    log_level: str
+
+    def action(self, executable: str) -> dict[str, Any]:
+        """Arguments of ``launch_ros.actions.Node``.
+
+        Args:
+            executable: of the ROS package gen3r.
+        """
+        return {
+            "package": "gen3r",
+            "executable": executable,
+            "exec_name": executable,  # in launch's log; otherwise that of the interpreter, where there is a prefix
+            "name": self.name,
+            "namespace": self.namespace or None,
+            "parameters": [*self.files, self.parameters],
+            "remappings": list(self.remappings),
+            "prefix": self.prefix or None,
+            "respawn": self.respawn,
+            "respawn_delay": RESPAWN_DELAY_S,
+            "sigterm_timeout": PATIENCE_S,
+            "ros_arguments": ["--log-level", self.log_level],
+            "output": "screen",
+        }
+
+
+def node_start(given: Mapping[str, str]) -> Start:
+    """How to start the node.
+
+    Args:
+        given: values of all :data:`NODE_ARGUMENTS`, by name.
+
+    Raises:
+        InputError: one of them cannot be; names it.
+    """
+    parameters = parameters_of(NODE_ARGUMENTS, given)
+    topics = image_topics(given["image"], given["camera_info"], given["transport"])
+    if topics.transport:
+        parameters["image_transport"] = topics.transport
+    own = {one.name: one for one in NODE_ARGUMENTS}
+    transforms = (("/tf", "tf"), ("/tf_static", "tf_static"))
+    return Start(
+        name=_checked(validate_node_name, own["name"], given["name"]),
+        namespace=_namespace(given["namespace"]),
+        parameters=parameters,
+        files=(str(_file(given["params_file"], "params_file") or share_path(DEFAULT_PARAMETERS)),),
+        remappings=topics.remappings + (transforms if _value(own["namespaced_tf"], given["namespaced_tf"]) else ()),
+        prefix=interpreter(given["venv"]),
+        respawn=bool(_value(own["respawn"], given["respawn"])),
+        log_level=given["log_level"],
+    )
+
+
+def simulator_start(given: Mapping[str, str]) -> Start:
+    """How to start the simulator; it is not started again, for a world that begins anew helps nobody.
+
+    Args:
+        given: values of all :data:`SIMULATOR_ARGUMENTS`, and of ``namespace``, ``venv`` and ``log_level``, by name.
+
+    Raises:
+        InputError: one of them cannot be; names it.
+    """
+    file = _file(given["sim_params_file"], "sim_params_file")
+    return Start(
+        name="gen3r_sim",
+        namespace=_namespace(given["namespace"]),
+        parameters=parameters_of(SIMULATOR_ARGUMENTS, given),
+        files=() if file is None else (str(file),),
+        remappings=(),
+        prefix=interpreter(given["venv"]),
+        respawn=False,
+        log_level=given["log_level"],
+    )
+
+
+@dataclass(frozen=True)
+class ImageTopics:
+    """Where a camera's messages come from.
+
+    Attributes:
+        image: base topic of the images, without the transport.
+        camera_info: topic.
+        transport: ``raw`` or ``compressed``; empty where nobody said.
+    """
+
+    image: str
+    camera_info: str
+    transport: str
+
+    @property
+    def remappings(self) -> tuple[tuple[str, str], ...]:
+        """Of the node."""
+        return (
+            ("image_raw", self.image),
+            ("image_raw/compressed", f"{self.image}/compressed"),
+            ("camera_info", self.camera_info),
+        )
+
+
+def image_topics(image: str, camera_info: str = "", transport: str = "auto") -> ImageTopics:
+    """The topics of a camera, as image_transport names them: its camera_info is beside the base topic of the images.
+
+    Args:
+        image: topic of the images; with a transport at its end, or not.
+        camera_info: topic; empty derives it.
+        transport: ``raw``, ``compressed``, or ``auto``, which goes by the topic's name.
+
+    Raises:
+        InputError: they are no topics, or contradict each other.
+    """
+    given = image
+    parent, _, last = image.rpartition("/")
+    if last in _OTHER_TRANSPORTS and parent:
+        raise InputError(
+            f"image:={given}: images of the transport {last} cannot be read; give {parent}, or republish it"
+        )
+    if last == "camera_info":
+        raise InputError(f"image:={given}: this is the topic of the camera_info; give that of the images")
+    if last == "compressed" and parent:
+        if transport == "raw":
+            raise InputError(f"image:={given} and transport:=raw contradict each other; leave transport out")
+        image, transport = parent, "compressed"
+    _checked(validate_topic_name, NODE_ARGUMENTS[0], image)
+    if not camera_info:
+        beside, slash, _ = image.rpartition("/")
+        camera_info = f"{beside}{slash}camera_info"
+    _checked(validate_topic_name, NODE_ARGUMENTS[1], camera_info)
+    return ImageTopics(image, camera_info, "" if transport == "auto" else transport)
+
+
+def parameters_of(arguments: Sequence[Argument], given: Mapping[str, str]) -> dict[str, Value]:
+    """Parameters that arguments set; those that are empty set none.
+
+    Args:
+        arguments: of a launch file.
+        given: their values, by name.
+
+    Raises:
+        InputError: a value is not of its argument's kind.
+    """
+    return {
+        one.parameter: _value(one, given[one.name]) for one in arguments if one.parameter and given[one.name].strip()
+    }
+
+
+def interpreter(venv: str) -> str:
+    """What to write before a program so that it runs in a Python environment.
+
+    Args:
+        venv: its folder; empty: nothing is written.
+
+    Raises:
+        InputError: there is no such environment.
+    """
+    if not venv:
+        return ""
+    python = Path(venv).expanduser() / "bin/python3"
+    if not os.access(python, os.X_OK):
+        raise InputError(
+            f"venv:={venv}: there is no {python}; give the folder that `python3 -m venv --system-site-packages` made"
+        )
+    return shlex.quote(str(python.absolute()))  # the links of an environment are what makes it one
+
+
+def profile_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that a process needs for large messages, and does not have.
+
+    Args:
+        environ: of the process so far.
+
+    Raises:
+        InputError: the profile is not installed.
+    """
+    whole = dict(environ)
+    use_large_message_profile(whole)
+    return {name: value for name, value in whole.items() if environ.get(name) != value}
+
+
+def refuse_unknown(words: Sequence[str], command: Sequence[str], file: str, arguments: Sequence[str]) -> None:
+    """Refuse what launch ignores: an argument with a slip in its name would do nothing, silently.
+
+    Args:
+        words: ``name:=value`` as given on the command line.
+        command: the whole command line. Only where it names this launch file are the words meant for it.
+        file: the launch file.
+        arguments: names of those it takes.
+
+    Raises:
+        InputError: one of the words names no argument.
+    """
+    if Path(file).name not in [Path(word).name for word in command]:
+        return
+    for word in words:
+        name = word.partition(":=")[0]
+        if name not in arguments and name not in _OF_LAUNCH:
+            near = difflib.get_close_matches(name, arguments, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(arguments)}"
+            raise InputError(f"{name} is no argument of {Path(file).name}; {hint}")
+
+
+def _value(argument: Argument, text: str) -> Value:
+    if argument.kind is bool:
+        small = text.strip().lower()
+        if small not in _TRUE + _FALSE:
+            raise InputError(f"{argument.name}:={text} ({argument.text}): it is true or false")
+        return small in _TRUE
+    try:
+        return argument.kind(text)
+    except ValueError:
+        kind = "a whole number" if argument.kind is int else "a number"
+        raise InputError(f"{argument.name}:={text} ({argument.text}): it is {kind}") from None
+
+
+def _file(text: str, argument: str) -> Path | None:
+    if not text:
+        return None
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise InputError(f"{argument}:={text}: there is no such file")
+    return path.absolute()
+
+
+def _namespace(text: str) -> str:
+    if text:  # a relative one is below that of where the launch file is included
+        own = next(one for one in NODE_ARGUMENTS if one.name == "namespace")
+        _checked(validate_namespace, own, text if text.startswith("/") else f"/{text}")
+    return text
+
+
+def _checked(valid: Callable[[str], bool], argument: Argument, text: str) -> str:
+    try:
+        valid(text)
+    except (NameValidationException, ValueError) as error:
+        why = str(error).splitlines()[0].rstrip(":")
+        raise InputError(f"{argument.name}:={text} ({argument.text}): {why}") from error
+    return text

@@ -10,13 +10,16 @@ COVERAGE := --cov --cov-report=term
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup lint format test test-all clean
+.PHONY: help setup demo lint format test test-all clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
 
 setup:  ## make .venv and install everything into it (nothing to do the second time)
 	@bash scripts/setup.sh
+
+demo: setup  ## a simulated robot: cloud and predicted views against the truth, in outputs/demo (DEMO="--world 9": options)
+	bash scripts/env.sh $(PYTHON_ENV)/python -m gen3r_ros.demo.main $(DEMO)
 
 lint: setup  ## ruff and mypy
 	$(PYTHON_ENV)/ruff check .

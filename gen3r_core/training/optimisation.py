@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from gen3r_core.errors import InputError
+from gen3r_core.training.muon import MuonAdamW, hidden_matrices
 from gen3r_core.training.plan import Plan
 
 __all__ = ["FiniteWatch", "MovingAverage", "make_optimizer", "trained_parameters"]
@@ -37,13 +38,26 @@ def trained_parameters(module: nn.Module) -> list[nn.Parameter]:
 
 
 def make_optimizer(module: nn.Module, plan: Plan) -> AdamW:
-    """AdamW (arXiv 1711.05101) in one fused kernel; weight decay on what has at least two dimensions above one."""
+    """AdamW (arXiv 1711.05101) in one fused kernel; weight decay on what has at least two dimensions above one.
+
+    With the plan's ``optimizer`` "muon", matrices of linear layers go by :class:`~gen3r_core.training.muon.MuonAdamW`.
+    """
+    muon = {id(weight) for weight in hidden_matrices(module)} if plan.optimizer == "muon" else set()
+    hidden: list[nn.Parameter] = []
     matrices: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for parameter in trained_parameters(module):
-        (matrices if parameter.squeeze().ndim > 1 else rest).append(parameter)
-    groups = [{"params": matrices, "weight_decay": plan.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return AdamW([group for group in groups if group["params"]], lr=0.0, betas=plan.betas, fused=True)
+        kind = hidden if id(parameter) in muon else matrices if parameter.squeeze().ndim > 1 else rest
+        kind.append(parameter)
+    groups = [
+        {"params": hidden, "weight_decay": plan.weight_decay, "muon": True},
+        {"params": matrices, "weight_decay": plan.weight_decay, "muon": False},
+        {"params": rest, "weight_decay": 0.0, "muon": False},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if hidden:
+        return MuonAdamW(groups, plan.betas)
+    return AdamW(groups, lr=0.0, betas=plan.betas, fused=True)
 
 
 class MovingAverage:

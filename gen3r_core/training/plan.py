@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from gen3r_core.errors import InputError
-from gen3r_core.training.options import check_range, read_options
+from gen3r_core.training.options import check_range, choose, read_options
 
 __all__ = ["Phase", "Plan", "learning_rate", "mixed_seed"]
 
@@ -75,6 +75,8 @@ class Plan:
         phases: see :class:`Phase`, in order; values that a phase does not give are as in the one before it.
         seed: of everything random.
         accumulation: batches whose gradients are averaged for one step.
+        optimizer: "adamw", or "muon" for the matrices of linear layers (:mod:`gen3r_core.training.muon`); one
+            process or copies (DDP), no shards.
         betas: of AdamW.
         weight_decay: of AdamW, for matrices and convolutions only.
         clip_norm: gradients are scaled down to this norm; 0 leaves them as they are.
@@ -94,6 +96,7 @@ class Plan:
     phases: tuple[dict[str, Any], ...] = ({},)
     seed: int = 0
     accumulation: int = 1
+    optimizer: str = "adamw"
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
@@ -116,6 +119,7 @@ class Plan:
             check_range(name, getattr(self, name), 1e-3)
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"option 'ema_decay' must be at least 0 and below 1, got {self.ema_decay}")
+        choose("optimizer", self.optimizer, ("adamw", "muon"))
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"option 'betas' must both be at least 0 and below 1, got {self.betas}")
         ends = [phase.until for phase in self.stretches]

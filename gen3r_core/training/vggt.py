@@ -75,8 +75,8 @@ class VGGTOptions:
         hint_weight: factor of what every token is asked for (:mod:`gen3r_core.training.token_hints`); 0 does without.
         frames_per_chunk: frames that go through a dense head at a time.
         channels_last: lay out the dense heads' weights channels-last, as tensor cores like convolutions.
-        compile: compile with ``torch.compile``: "" nothing, "blocks" the blocks of the aggregator one by one (seconds,
-            and once for all numbers of views), "network" everything (a minute for each number of views).
+        compile: compile with ``torch.compile``: "" nothing, "blocks" the blocks of the aggregator (a graph for each
+            number of views, within a frame and across), "network" everything (a minute for each number).
 
     Raises:
         InputError: a value is out of range.
@@ -147,7 +147,7 @@ class VGGTStage:
             channels_last(module.point_head)
         if options.compile == "blocks":
             for block in (*module.aggregator.frame_blocks, *module.aggregator.global_blocks):
-                block.compile(dynamic=True)
+                block.compile(dynamic=False)
         self._predicted = torch.compile(self._predict) if options.compile == "network" else self._predict
 
     def loss(self, batch: ClipBatch, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

@@ -31,6 +31,7 @@ class Shown:
         predicted: the same.
         true_depth: ``[F, S, S]``.
         predicted_depth: the same.
+        depth_words: its caption.
     """
 
     room: Pictures
@@ -39,6 +40,7 @@ class Shown:
     predicted: Pictures
     true_depth: NDArray[np.float32]
     predicted_depth: NDArray[np.float32]
+    depth_words: str = "Predicted depth"
 
 
 def compose(shown: Shown, figures: Mapping[str, Any]) -> Pictures:
@@ -83,7 +85,7 @@ def _views(sheet: Sheet, shown: Shown, left: int, top: int) -> None:
     rows = (
         ("Predicted from one image, along the path", shown.predicted[chosen]),
         ("What was to be seen there", shown.truth[chosen]),
-        ("Predicted depth", depths[1]),
+        (shown.depth_words, depths[1]),
         ("True depth", depths[0]),
     )
     shrink = (0, 0, 26, 26)

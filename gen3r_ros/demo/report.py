@@ -110,7 +110,7 @@ def write_report(ran: Ran, options: DemoOptions, terminal: Terminal) -> dict[str
     ways = [(before, DRIVEN), (recording.path[:, :2], PLANNED)]
     predicted = np.stack([one.colors for one in recording.views])
     truth = np.stack([one.colors for one in ran.truth])
-    depth, true_depth = _depths(ran)
+    depth, true_depth, depth_words = _depths(ran)
     sides = [oblique(room, (560, 872), azimuth, ways) for azimuth in _SIDES]
     above = Plan(room, ran.world, (560, 680)).draw(ways, poses)
     full = [int((np.ptp(side.astype(int), axis=2) > _COLORED).sum()) for side in sides]
@@ -122,7 +122,7 @@ def write_report(ran: Ran, options: DemoOptions, terminal: Terminal) -> dict[str
         video = out.path("demo.mp4")
         write_video(video, film(room, ran.world, frames, recording.path[:, :2], predicted, truth), FPS)
         figures["seconds"] = round(terminal.seconds, 1)
-        shown = Shown(sides[0], images, truth, predicted, true_depth, depth)
+        shown = Shown(sides[0], images, truth, predicted, true_depth, depth, depth_words)
         write_image(out.path("picture.png"), compose(shown, figures))
         few = evenly(len(predicted), 6)
         depths = colored_depth([true_depth[few], depth[few]])
@@ -136,7 +136,7 @@ def write_report(ran: Ran, options: DemoOptions, terminal: Terminal) -> dict[str
                 list(views.crossfade[few]),
                 _names(few, views.crossfade_psnr),
             ),
-            Row("Predicted depth", list(depths[1])),
+            Row(depth_words, list(depths[1])),
             Row("True depth", list(depths[0])),
             Row("The map, from two sides", sides),
             Row("From above: driven (blue, with keyframes), predicted (orange), over the true walls", [above]),
@@ -187,14 +187,16 @@ def _driven(ran: Ran) -> float:
     return float(np.linalg.norm(np.diff(places, axis=0), axis=1).sum())
 
 
-def _depths(ran: Ran) -> tuple[Any, Any]:
-    """``[F, S, S]`` predicted and true; predicted ones that are not metric by the median ratio, to be looked at."""
+def _depths(ran: Ran) -> tuple[Any, Any, str]:
+    """``[F, S, S]`` predicted and true, and the caption; what is not metric is scaled to be looked at, and says so."""
     true = np.stack([one.depth for one in ran.truth])
     own = np.stack([one.depth for one in ran.recording.views])
+    words = "Predicted depth"
     if not all(one.metric for one in ran.recording.views):
+        words += " (not metric: scaled by the median of true over predicted)"
         known = np.isfinite(own) & (own > 0) & (true > 0)
         own = own * (float(np.median(true[known] / own[known])) if known.any() else 1.0)
-    return own, true
+    return own, true, words
 
 
 def _names(chosen: list[int], psnr: Any) -> list[str]:

@@ -1,0 +1,89 @@
+"""The packaged weights give the figures of their card, on four test worlds.
+
+The worlds are rendered with one ray a pixel, which is four times as fast as the card's four; `figures.json` beside this
+file has what the card's weights gave there. ``python test/small/test_small_figures.py`` measures anew and writes it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gen3r_core.checkpoint.folder import MANIFEST
+from gen3r_core.checkpoint.packaged import packaged_folder
+from gen3r_core.evaluation.parts import open_for_evaluation, shape_of
+from gen3r_core.evaluation.run import evaluate
+from gen3r_core.evaluation.scenes import WorldScenes
+from gen3r_core.evaluation.tasks import load_task
+from gen3r_core.jobs import Sampling
+
+FIGURES = Path(__file__).with_name("figures.json")
+SCENES = 4
+KEYS = {
+    "vae": ("psnr_unknown",),
+    "feedforward": ("absrel", "auc30"),
+    "2view": ("psnr_middle", "psnr_unknown", "absrel", "auc30"),
+}
+TOLERANCE = {"psnr_unknown": 0.3, "psnr_middle": 0.5, "absrel": 0.015, "auc30": 0.05}
+"""Another processor rounds differently, and twelve steps carry that on."""
+
+needs_weights = pytest.mark.skipif(
+    not (packaged_folder() / MANIFEST).is_file(), reason="gen3r_core/small/weights is empty: nothing trained yet"
+)
+
+
+class Rendered(WorldScenes):
+    """Worlds that are rendered once for all tasks."""
+
+    def load(self, rows, device):
+        kept = self.__dict__.setdefault("_kept", {})
+        for row in rows:
+            if row not in kept:
+                kept[row] = super().load([row], device)[0]
+        return [kept[row] for row in rows]
+
+
+def measure(task: str, scenes: WorldScenes) -> dict[str, float]:
+    """Means over the scenes, and for 2view those of the cross-fade."""
+    checkpoint = open_for_evaluation(None, [])
+    frames, size = shape_of(checkpoint, None, None)
+    defaults = checkpoint.defaults
+    sampling = Sampling(
+        steps=int(defaults.get("steps", 12)),
+        guidance=float(defaults.get("guidance", 1.0)),
+        num_frames=frames,
+        size=size,
+    )
+    cpu = torch.device("cpu")
+    model = load_task(task, checkpoint, sampling, lambda scene: scene.caption, device=cpu, dtype=torch.float32)
+    results = list(evaluate(scenes, model, device=cpu))
+    found = {key: sum(result.figures[key] for result in results) / len(results) for key in KEYS[task]}
+    if task == "2view":
+        crossfade = [result.baselines["crossfade"]["psnr_middle"] for result in results]
+        found["crossfade_psnr_middle"] = sum(crossfade) / len(crossfade)
+    return found
+
+
+@pytest.fixture(scope="module")
+def scenes() -> Rendered:
+    frames, size = shape_of(open_for_evaluation(None, []), None, None)
+    return Rendered("test", range(SCENES), frames, size, samples=1)
+
+
+@needs_weights
+@pytest.mark.parametrize("task", KEYS)
+def test_the_packaged_weights_are_as_good_as_their_card_says(task, scenes):
+    known, found = json.loads(FIGURES.read_text())[task], measure(task, scenes)
+    for key in KEYS[task]:
+        assert found[key] == pytest.approx(known[key], abs=TOLERANCE[key]), key
+
+
+if __name__ == "__main__":
+    shape = shape_of(open_for_evaluation(None, []), None, None)
+    worlds = Rendered("test", range(SCENES), *shape, samples=1)
+    FIGURES.write_text(json.dumps({task: measure(task, worlds) for task in KEYS}, indent=2) + "\n")
+    sys.stdout.write(FIGURES.read_text())

@@ -19,10 +19,10 @@ from rclpy.time import Time
 from tf2_msgs.msg import TFMessage
 
 from gen3r_core.errors import InputError
+from gen3r_core.geometry.transform_history import StampedTransform, TransformError, TransformHistory, seconds
 from gen3r_ros.conversions.poses import stamp_ns as nanoseconds_of
 from gen3r_ros.conversions.poses import transform_matrix
 from gen3r_ros.qos import LATCHED, STATIC_TRANSFORMS, TRANSFORMS
-from gen3r_ros.transform_history import StampedTransform, TransformError, TransformHistory, seconds
 
 __all__ = [
     "StampedTransform",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +126,12 @@ def list_images(folder: Path) -> list[Path]:
     found = [entry for entry in entries if entry.is_file() and not entry.name.startswith(".")]
     if not found:
         raise InputError(f"{folder}: no image in this folder ({', '.join(IMAGE_SUFFIXES)}, upper or lower case)")
-    return sorted(found, key=lambda entry: (_natural(entry.name), entry.name))
+    return natural_order(found)
+
+
+def natural_order(paths: Iterable[Path]) -> list[Path]:
+    """Paths in the order of their names, in which numbers count as numbers."""
+    return sorted(paths, key=lambda path: (_natural(path.as_posix()), path.as_posix()))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -83,7 +83,7 @@ def iterate_video(path: Path, every: int = 1) -> Generator[NDArray[np.uint8], No
                 for frame in packet.decode():
                     rotation = frame.rotation or rotation  # H.264 may note it on key frames only
                     if decoded % every == 0:
-                        yield _to_rgb(frame, rotation)
+                        yield frame_to_rgb(frame, rotation)
                     decoded, seconds = decoded + 1, frame.time or seconds
         except _ffmpeg_error() as error:
             raise InputError(
@@ -220,8 +220,16 @@ def _ffmpeg_error() -> type[av.FFmpegError]:
     return av.FFmpegError
 
 
-def _to_rgb(frame: av.VideoFrame, rotation: int) -> NDArray[np.uint8]:
-    """RGB of a decoded frame, turned by degrees counterclockwise, to the nearest quarter turn."""
+def frame_to_rgb(frame: av.VideoFrame, rotation: int) -> NDArray[np.uint8]:
+    """RGB of a decoded frame.
+
+    Args:
+        frame: as decoded.
+        rotation: degrees counterclockwise that it is turned by, to the nearest quarter turn.
+
+    Returns:
+        ``[H, W, 3]`` uint8.
+    """
     picture = frame.reformat(format="rgb24", interpolation=_accurate()).to_ndarray()
     quarters = round(rotation / 90) % 4
     return np.ascontiguousarray(np.rot90(picture, quarters), dtype=np.uint8)

@@ -6,7 +6,6 @@ frame ``a`` and whose child is ``b``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,12 +16,12 @@ from numpy.typing import NDArray
 from std_msgs.msg import Header
 
 from gen3r_core.errors import InputError
-from gen3r_core.geometry.poses import matrix_to_quaternion, poses_from, quaternion_to_matrix
-from gen3r_ros.conversions.problems import MessageError
+from gen3r_core.geometry.poses import matrix_to_quaternion
+from gen3r_core.messages.poses import rigid_matrix
+from gen3r_core.messages.problems import MessageError
 
 Matrix = NDArray[np.float64]
 _SECOND = 1_000_000_000
-_UNIT_TOLERANCE = 0.05
 
 
 def stamp_ns(stamp: Time) -> int:
@@ -48,12 +47,12 @@ def pose_matrix(pose: Pose) -> Matrix:
     Raises:
         MessageError: "pose": values that are not finite, or a quaternion whose length is not 1 (within 5 %).
     """
-    return _matrix(pose.position, pose.orientation)
+    return rigid_matrix(pose.position, pose.orientation)
 
 
 def transform_matrix(transform: Transform) -> Matrix:
     """The same of a transform; errors too."""
-    return _matrix(transform.translation, transform.rotation)
+    return rigid_matrix(transform.translation, transform.rotation)
 
 
 def matrix_pose(T: Matrix) -> Pose:
@@ -107,16 +106,3 @@ def path_message(poses: Iterable[Matrix], header: Header) -> Path:
 
 def _xyz(T: Matrix) -> dict[str, float]:
     return {name: float(T[axis, 3]) for axis, name in enumerate("xyz")}
-
-
-def _matrix(position: Point | Vector3, q: Quaternion) -> Matrix:
-    xyz, quaternion = (position.x, position.y, position.z), (q.x, q.y, q.z, q.w)
-    if not all(map(math.isfinite, (*xyz, *quaternion))):
-        raise MessageError("pose", f"a position {xyz} or quaternion {quaternion} is not finite")
-    length = math.hypot(*quaternion)
-    if abs(length - 1) > _UNIT_TOLERANCE:
-        raise MessageError(
-            "pose",
-            f"the quaternion (x, y, z, w) = {quaternion} has the length {length:.4g}, not 1; for no rotation w is 1",
-        )
-    return poses_from(quaternion_to_matrix(np.array(quaternion)), np.array(xyz))

@@ -17,7 +17,7 @@ from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from gen3r_core.errors import InputError
-from gen3r_ros.conversions import compressed
+from gen3r_core.messages import compressed
 from gen3r_ros.conversions.compressed import (
     compressed_message,
     compressed_rgb,

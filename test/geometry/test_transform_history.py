@@ -9,11 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation, Slerp
 
-pytest.importorskip("rclpy", reason="ROS is not installed")
-
 from gen3r_core.errors import InputError
-from gen3r_ros import transform_history
-from gen3r_ros.transform_history import TransformError, TransformHistory
+from gen3r_core.geometry import transform_history
+from gen3r_core.geometry.transform_history import TransformError, TransformHistory
 
 S = 1_000_000_000
 UNIT = (0.0, 0.0, 0.0, 1.0)

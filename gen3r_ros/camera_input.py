@@ -1,4 +1,4 @@
-"""Images in: matched with their camera_info and TF, and offered as keyframes.
+"""Images of one camera in: matched with their camera_info, depth and TF, and offered as keyframes.
 
 Messages are kept as they come, and decoded when they are needed: never in a callback, but small pictures of raw images,
 which cost next to nothing.
@@ -10,10 +10,10 @@ import queue
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock
@@ -23,51 +23,28 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from gen3r_core.errors import InputError
 from gen3r_core.geometry.poses import Array
-from gen3r_core.reconstruction.keyframes import Decision, Keyframe, KeyframeOptions, KeyframeSelector
-from gen3r_ros.conversions.cameras import CameraModel, camera_model
-from gen3r_ros.conversions.compressed import compressed_rgb, compressed_size, compressed_thumbnail
-from gen3r_ros.conversions.images import check_image, rgb_array, thumbnail
+from gen3r_core.messages.problems import MessageError
+from gen3r_core.reconstruction.keyframes import Decision, KeyframeOptions, KeyframeSelector
+from gen3r_ros.camera_image import CameraImage, ImageKeyframe, pinhole_of, size_of
+from gen3r_ros.camera_settings import CameraSettings, one_camera
+from gen3r_ros.conversions.cameras import camera_model
+from gen3r_ros.conversions.compressed import compressed_thumbnail
+from gen3r_ros.conversions.images import thumbnail
 from gen3r_ros.conversions.poses import stamp_ns
-from gen3r_ros.conversions.problems import MessageError
+from gen3r_ros.depth_input import DepthInput
+from gen3r_ros.endpoints import Endpoints
 from gen3r_ros.executor import Durations
 from gen3r_ros.parameters import NodeParameters
 from gen3r_ros.qos import SENSOR
+from gen3r_ros.stamps import SECOND, StampCheck
 from gen3r_ros.transforms import TransformError, Transforms
 
 LARGEST_PENDING = 60
-"""Images that wait for their camera_info or TF: two seconds at 30 Hz."""
+"""Images that wait for their camera_info, depth or TF: two seconds at 30 Hz."""
 
 _INFOS = 60
 _LOOK_AGAIN_S = 0.02
 _ENDING_S = 5.0
-
-
-@dataclass(frozen=True, eq=False)
-class CameraImage:
-    """An image that was not decoded yet.
-
-    Attributes:
-        message: Image or CompressedImage.
-        camera: that took it.
-        frame: the camera's optical frame.
-        why_no_pose: one sentence, where TF did not tell the camera's pose.
-    """
-
-    message: Any
-    camera: CameraModel
-    frame: str
-    why_no_pose: str = ""
-
-    def rgb(self) -> NDArray[np.uint8]:
-        """``[H, W, 3]`` uint8.
-
-        Raises:
-            MessageError: it is damaged.
-        """
-        return compressed_rgb(self.message) if isinstance(self.message, CompressedImage) else rgb_array(self.message)
-
-
-ImageKeyframe = Keyframe[CameraImage]
 
 
 @dataclass(eq=False)
@@ -76,6 +53,7 @@ class _Pending:
     message: Any
     since: float
     size: tuple[int, int]
+    frame: str
 
 
 class CameraInput:
@@ -86,49 +64,77 @@ class CameraInput:
         transforms: where the camera is.
         parameters: of the node.
         on_keyframe: called in a callback with each decision that took a keyframe: return quickly.
+        settings: of the camera; None: that without a name.
+        on_restart: called in a callback, with one sentence, when stamps began anew: it calls :meth:`restart`. None:
+            only this camera is restarted.
 
     Attributes:
+        node: that subscribes.
+        parameters: the present ones.
+        settings: of the camera.
         topic: of the images, as resolved.
         info_topic: of the camera infos.
+        depth: images with depth; None where none are wanted.
+        ends: its subscriptions.
         dropped: images that were not used, by reason.
         images: that came.
         infos: camera infos that came.
         without_pose: images whose camera's pose TF did not tell; they are used all the same.
+        without_depth: images without depth, where some is wanted; the same.
+        why_no_pose: one sentence, of the last image; empty where TF told its pose.
         last_image: when the last came, by ``time.monotonic``; None before.
+        last_used: when the last that could be used was, the same.
+        last_info: the newest camera_info; None before.
+        behind_s: seconds that the last image's stamp was behind the node's clock; None before.
         last_problem: the last message that could not be used, in words.
         served: time from the arrival of an image to the end of its callback.
     """
 
-    def __init__(self, node: Node, transforms: Transforms, parameters: NodeParameters, on_keyframe: Any) -> None:
-        self._node, self._transforms, self._on_keyframe = node, transforms, on_keyframe
+    def __init__(
+        self,
+        node: Node,
+        transforms: Transforms,
+        parameters: NodeParameters,
+        on_keyframe: Callable[[Decision[CameraImage]], None],
+        settings: CameraSettings | None = None,
+        on_restart: Callable[[str], None] | None = None,
+    ) -> None:
+        self.node, self._transforms, self._on_keyframe = node, transforms, on_keyframe
+        self._on_restart = on_restart or (lambda _words: self.restart())
         self.parameters = parameters
+        self.settings = settings or one_camera(parameters)
         self.dropped: Counter[str] = Counter()
-        self.images = self.infos = self.without_pose = 0
+        self.images = self.infos = self.without_pose = self.without_depth = 0
         self.last_image: float | None = None
-        self.last_problem = ""
+        self.last_used: float | None = None
+        self.last_info: CameraInfo | None = None
+        self.behind_s: float | None = None
+        self.last_problem = self.why_no_pose = ""
         self.served = Durations()
         self._lock = threading.Lock()  # of the selector
         self._dropping = threading.Lock()
         self._matching = threading.Lock()
         self._closed = False
+        self._epoch = 0  # of time; images from before a restart are of no use
         self._selector: KeyframeSelector[CameraImage] = KeyframeSelector(parameters.keyframes)
         self._pending: deque[_Pending] = deque()
         self._known: deque[tuple[int, CameraInfo]] = deque(maxlen=_INFOS)
-        self._offered: queue.SimpleQueue[tuple[_Pending, CameraImage, Array | None] | None] = queue.SimpleQueue()
+        self._offered: queue.SimpleQueue[tuple[_Pending, CameraImage, Array | None, int] | None] = queue.SimpleQueue()
         self._decoder: threading.Thread | None = None
-        if parameters.image_transport == "compressed":
+        compressed = self.settings.image_transport == "compressed"
+        self.ends = Endpoints(node)
+        group = MutuallyExclusiveCallbackGroup()
+        kind = CompressedImage if compressed else Image
+        images = self.ends.subscribe(kind, self.settings.image_topic, self._receive, SENSOR, group)
+        infos = self.ends.subscribe(CameraInfo, self.settings.camera_info, self._take_info, SENSOR, group)
+        self.topic, self.info_topic = str(images.topic_name), str(infos.topic_name)
+        self._stamps = StampCheck(f"images on {self.topic}")
+        self.depth: DepthInput | None = None
+        if self.settings.depth_topic:
+            self.depth = DepthInput(node, self.ends, self.settings, group, self._drop, self._match)
+        if compressed:
             self._decoder = threading.Thread(target=self._decode, name="gen3r camera", daemon=True)
             self._decoder.start()
-        group = MutuallyExclusiveCallbackGroup()
-        kind, topic = (
-            (CompressedImage, "image_raw/compressed") if parameters.image_transport == "compressed"
-            else (Image, "image_raw")
-        )  # fmt: skip
-        self._subscriptions = [
-            node.create_subscription(kind, topic, self._receive, SENSOR, callback_group=group),
-            node.create_subscription(CameraInfo, "camera_info", self._take_info, SENSOR, callback_group=group),
-        ]
-        self.topic, self.info_topic = (subscription.topic_name for subscription in self._subscriptions)
         self._timer = node.create_timer(
             _LOOK_AGAIN_S, self._match, callback_group=group, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
@@ -137,9 +143,8 @@ class CameraInput:
         """Stop listening, and let go of all images."""
         with self._matching:  # a callback may be running
             self._closed = True
-        self._node.destroy_timer(self._timer)
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+        self.node.destroy_timer(self._timer)
+        self.ends.close()
         if self._decoder is not None:
             self._offered.put(None)
             self._decoder.join(_ENDING_S)
@@ -149,12 +154,17 @@ class CameraInput:
     @property
     def publishers(self) -> int:
         """Nodes that send images on the topic."""
-        return self._node.count_publishers(self.topic)
+        return self.node.count_publishers(self.topic)
 
     @property
     def counts(self) -> Counter[str]:
         """What became of images, see :class:`KeyframeSelector`."""
         return Counter(self._selector.counts)
+
+    @property
+    def queues(self) -> tuple[int, int]:
+        """Images that wait for something, and those that wait to be looked at."""
+        return len(self._pending), self._offered.qsize()
 
     def options(self, options: KeyframeOptions) -> None:
         """Choose keyframes in another way from now on."""
@@ -164,6 +174,20 @@ class CameraInput:
         """Forget all keyframes."""
         with self._lock:
             self._selector.clear()
+
+    def restart(self) -> None:
+        """Time was set back: what came before is of no use."""
+        with self._matching:
+            self._epoch += 1
+            self._pending.clear()
+        self._stamps.reset()
+        if self.depth is not None:
+            self.depth.clear()
+        self.clear()
+
+    def newest(self) -> ImageKeyframe | None:
+        """The newest keyframe."""
+        return next(iter(self.window(1)), None)
 
     def window(self, count: int) -> tuple[ImageKeyframe, ...]:
         """The newest keyframes whose images have the size of the newest one's, oldest first."""
@@ -186,14 +210,15 @@ class CameraInput:
     def _take_image(self, message: Any) -> None:
         self.images += 1
         self.last_image = time.monotonic()
-        stamp = stamp_ns(message.header.stamp)
+        stamp, frame = stamp_ns(message.header.stamp), self.settings.frame or message.header.frame_id
+        now = self.node.get_clock().now().nanoseconds
+        self.behind_s = (now - stamp) / SECOND if now and stamp > 0 else None
         try:
-            if stamp <= 0:
-                self._drop("no stamp", "an image has the stamp 0: the driver sets none")
-            elif not message.header.frame_id:
-                self._drop("no frame", "an image has no frame_id: the driver sets none")
-            else:
-                self._pending.append(_Pending(stamp, message, self.last_image, _size_of(message)))
+            size = size_of(message) if stamp > 0 else (0, 0)
+            if stamp > 0 and not frame:
+                self._drop("no frame", "an image has no frame_id: the driver sets none; set camera_frame")
+            elif self._in_time(stamp, now):
+                self._pending.append(_Pending(stamp, message, self.last_image, size, frame))
         except MessageError as error:
             self._drop(error.reason, str(error))
         if len(self._pending) > LARGEST_PENDING:
@@ -201,8 +226,22 @@ class CameraInput:
             self._drop("waited too long", "images come faster than their camera_info and TF")
         self._match()
 
+    def _in_time(self, stamp: int, now: int) -> bool:
+        """Whether a stamp can be used."""
+        tolerance = round(self.parameters.future_tolerance_s * SECOND)
+        if self.depth is not None:
+            self.depth.future_ns = tolerance
+        judged = self._stamps.judge(stamp, now, tolerance)
+        if judged.restart:
+            self._on_restart(judged.words)
+            judged = self._stamps.judge(stamp, now, tolerance)
+        if judged.reason:
+            self._drop(judged.reason, judged.words)
+        return not judged.reason
+
     def _take_info(self, message: CameraInfo) -> None:
         self.infos += 1
+        self.last_info = message
         self._known.append((stamp_ns(message.header.stamp), message))
 
     def _match(self) -> None:
@@ -225,31 +264,38 @@ class CameraInput:
             if waited:
                 self._drop("no camera_info", f"an image came on {self.topic}, and no camera_info on {self.info_topic}")
             return waited
-        frame, pose, why = pending.message.header.frame_id, None, ""
+        settled, depth = self._depth_for(pending, waited=waited)
+        if not settled:
+            return False
+        pose, why = None, ""
         try:
-            pose = self._transforms.lookup(self.parameters.fixed_frame, frame, pending.stamp).T_target_source
+            pose = self._transforms.lookup(self.parameters.fixed_frame, pending.frame, pending.stamp).T_target_source
         except TransformError as error:
             if error.may_come and not waited:
                 return False
             why = str(error)
             self.without_pose += 1
-            self._node.get_logger().warning(why, throttle_duration_sec=10.0)
+            self.node.get_logger().warning(why, throttle_duration_sec=10.0)
+        self.why_no_pose = why
+        self.without_depth += int(depth is None and self.depth is not None)
         try:
-            camera = camera_model(info, rectified=self.parameters.rectified)
+            camera = camera_model(info, rectified=self.settings.rectified)
             if camera.size != pending.size:
                 raise MessageError(
                     "size",
                     f"images on {self.topic} have {pending.size} (height, width), camera_info on {self.info_topic} is "
                     f"for {camera.size}",
                 )
+            pinhole_of(camera)  # remembers; distortion that makes no sense is found here
         except MessageError as error:
             self._drop(error.reason, str(error))
             return True
-        image = CameraImage(pending.message, camera, frame, why)
+        self.last_used = time.monotonic()
+        image = CameraImage(pending.message, camera, pending.frame, why, depth, self.settings.name)
         if self._decoder is None:
             self._offer(pending, image, pose)
         elif self._offered.qsize() < LARGEST_PENDING:
-            self._offered.put((pending, image, pose))
+            self._offered.put((pending, image, pose, self._epoch))
         else:
             self._drop("waited too long", "images come faster than they can be decoded")
         return True
@@ -260,6 +306,13 @@ class CameraInput:
             if stamp == pending.stamp:
                 return info
         return None if exact or not self._known else self._known[-1][1]
+
+    def _depth_for(self, pending: _Pending, *, waited: bool) -> tuple[bool, Any]:
+        """Whether nothing more is to be waited for, and what there is."""
+        if self.depth is None:
+            return True, None
+        tolerance = round(self.parameters.depth_tolerance_s * SECOND)
+        return self.depth.match(pending.stamp, pending.frame, tolerance, waited=waited)
 
     def _offer(self, pending: _Pending, image: CameraImage, pose: Array | None) -> None:
         def small() -> NDArray[Any]:
@@ -282,7 +335,9 @@ class CameraInput:
         """The thread that looks at compressed images: decoding even a small picture of one takes milliseconds."""
         while (offered := self._offered.get()) is not None:
             try:
-                self._offer(*offered)
+                pending, image, pose, epoch = offered
+                if epoch == self._epoch:
+                    self._offer(pending, image, pose)
             except Exception as error:  # noqa: BLE001 - whatever one image does, the next shall be looked at
                 self._drop("internal error", f"an image could not be looked at: {type(error).__name__}: {error}")
 
@@ -290,12 +345,4 @@ class CameraInput:
         with self._dropping:
             self.dropped[reason] += 1
         self.last_problem = words
-        self._node.get_logger().warning(words, throttle_duration_sec=10.0)
-
-
-def _size_of(message: Any) -> tuple[int, int]:
-    """``(height, width)`` of an image that can be read, as far as its header tells."""
-    if isinstance(message, CompressedImage):
-        return compressed_size(message)
-    check_image(message)
-    return message.height, message.width
+        self.node.get_logger().warning(words, throttle_duration_sec=10.0)

@@ -10,16 +10,16 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
 from gen3r_core.checkpoint.precheck import CheckpointFacts
+from gen3r_core.reconstruction.metric import DepthScale
 from gen3r_core.serving.status import WorkerState, WorkerStatus
 from gen3r_ros.camera_input import CameraInput
 from gen3r_ros.executor import CallbackExecutor
+from gen3r_ros.jobs import Sources
+from gen3r_ros.memory import available_mb, resident_mb
 from gen3r_ros.parameters import NodeParameters
 from gen3r_ros.scene_loop import SceneLoop
+from gen3r_ros.silence import input_trouble, sim_time, why_silent
 
-SILENCE_S = 5.0
-"""Without an image for so long, something is wrong."""
-
-_WORKING = (WorkerState.READY, WorkerState.BUSY)
 _RATE_S = 5.0
 
 
@@ -51,7 +51,7 @@ class Diagnostics:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._images, self._results = Rate(), Rate()
+        self._rates: dict[str, Rate] = {}
 
     def publish(
         self,
@@ -59,7 +59,7 @@ class Diagnostics:
         parameters: NodeParameters,
         facts: CheckpointFacts | None,
         loop: SceneLoop | None,
-        camera: CameraInput | None,
+        sources: Sources | None,
         failure: str,
     ) -> None:
         """Say how things are.
@@ -69,15 +69,15 @@ class Diagnostics:
             parameters: of the node.
             facts: of the checkpoint; None where the node is not configured.
             loop: the same.
-            camera: None where the node is not active.
+            sources: None where the node is not active.
             failure: why the last transition failed; empty if it did not.
         """
         message = DiagnosticArray()
         message.header.stamp = self._node.get_clock().now().to_msg()
         message.status = [
             self._worker(facts, loop, failure),
-            self._input(parameters, camera),
-            self._output(state, loop, camera, failure),
+            *self._inputs(parameters, sources),
+            self._output(state, loop, sources, failure),
         ]
         self._publisher.publish(message)
 
@@ -97,30 +97,67 @@ class Diagnostics:
             "last failure": status.last_failure,
             "pid": "" if status.pid is None else status.pid,
             "model": "" if status.model is None else status.model.name,
+            "memory of the node (MB)": _rounded(resident_mb()),
+            "memory of the worker (MB)": _rounded(None if status.pid is None else resident_mb(status.pid)),
+            "memory available on this machine (MB)": _rounded(available_mb()),
         }
+        if status.device_memory is not None:
+            used, total = status.device_memory
+            values["memory of the device in use (MB)"] = _rounded(used / 1e6)
+            values["memory of the device (MB)"] = _rounded(total / 1e6)
         if status.model is not None:
             values.update({"device": status.model.device, "dtype": status.model.dtype,
                            "parameters": status.model.parameters})  # fmt: skip
         return self._status("worker", level, words, values)
 
-    def _input(self, parameters: NodeParameters, camera: CameraInput | None) -> DiagnosticStatus:
-        if camera is None:
-            return self._status("input", DiagnosticStatus.OK, "not listening", {})
+    def _inputs(self, parameters: NodeParameters, sources: Sources | None) -> list[DiagnosticStatus]:
+        """One of each camera; that of the only one is called "input", others have their names."""
+        if sources is None:
+            return [self._status("input", DiagnosticStatus.OK, "not listening", {})]
+        return [self._input(parameters, sources, camera) for camera in sources.camera.inputs]
+
+    def _input(self, parameters: NodeParameters, sources: Sources, camera: CameraInput) -> DiagnosticStatus:
+        name, now, depth = f"input {camera.settings.name}".strip(), time.monotonic(), camera.depth
         trouble = input_trouble(camera)
+        waiting, looked_at = camera.queues
         values: dict[str, object] = {
             "topic": camera.topic,
             "images": camera.images,
-            "images per second": f"{self._images.per_second(camera.images):.2f}",
+            "images per second": self._rate(f"{name} images", camera.images),
+            "seconds since the last image": _seconds(None if camera.last_image is None else now - camera.last_image),
+            "seconds since the last that was used": _seconds(
+                None if camera.last_used is None else now - camera.last_used
+            ),
+            "seconds that stamps are behind the clock": _seconds(camera.behind_s),
             "camera infos": camera.infos,
+            "camera infos per second": self._rate(f"{name} infos", camera.infos),
             "without pose": camera.without_pose,
+        }
+        if depth is not None:
+            values.update({
+                "depth topic": depth.topic,
+                "depth images": depth.images,
+                "depth images per second": self._rate(f"{name} depth", depth.images),
+                "without depth": camera.without_depth,
+            })  # fmt: skip
+        values.update({
+            "images that wait for camera_info, depth or TF": waiting,
+            "images that wait to be looked at": looked_at,
             **self._callbacks(),
             "images, from arrival to end of callback, 99th percentile (ms)": f"{camera.served.milliseconds[0]:.1f}",
             "last problem": camera.last_problem,
             "fixed frame": parameters.fixed_frame,
+            "use_sim_time": sim_time(self._node),
+            "transforms that make no sense": getattr(sources.transforms, "refused", 0),
+            "restarts of time": sources.camera.restarts,
+            "last restart of time": sources.camera.last_restart,
             **_prefixed("dropped: ", camera.dropped),
             **_prefixed("keyframes: ", camera.counts),
-        }
-        return self._status("input", DiagnosticStatus.WARN if trouble else DiagnosticStatus.OK, trouble, values)
+        })  # fmt: skip
+        return self._status(name, DiagnosticStatus.WARN if trouble else DiagnosticStatus.OK, trouble, values)
+
+    def _rate(self, name: str, count: int) -> str:
+        return f"{self._rates.setdefault(name, Rate()).per_second(count):.2f}"
 
     def _callbacks(self) -> dict[str, object]:
         """How long the thread that serves them is busy with one, at the worst kind of them."""
@@ -136,8 +173,10 @@ class Diagnostics:
             "callbacks, longest of": last,
         }
 
-    def _output(self, state: str, loop: SceneLoop | None, camera: CameraInput | None, failure: str) -> DiagnosticStatus:
-        silence = why_silent(state, loop, camera, failure)
+    def _output(self, state: str, loop: SceneLoop | None, sources: Sources | None, failure: str) -> DiagnosticStatus:
+        silence = why_silent(state, loop, None if sources is None else sources.camera, failure)
+        if sources is not None and not silence:
+            silence = "; ".join(sources.outputs.ends.troubles())
         values: dict[str, object] = {"lifecycle": state}
         if loop is not None:
             results = sum(count for name, count in dict(loop.tally.counts).items() if name.endswith(" OK"))
@@ -146,9 +185,13 @@ class Diagnostics:
             values.update({
                 "scene": scene.name,
                 "revision": scene.revision,
-                "results per second": f"{self._results.per_second(results):.2f}",
+                "results per second": self._rate("results", results),
+                "jobs waiting or running": loop.jobs,
+                "goal that waits for images or scale": loop.goal_waits,
                 "metric": "" if placement is None else placement.metric,
                 "not metric because": "" if placement is None else placement.reason,
+                "scale from": "" if placement is None else placement.scale_from,
+                **_depth_values(scene.depth_scale),
                 "map points": len(scene.map),
                 "last failure": loop.tally.last_failure,
                 **_prefixed("", loop.tally.counts),
@@ -174,36 +217,16 @@ def _prefixed(prefix: str, counts: Counter[str]) -> dict[str, object]:
     return {f"{prefix}{name}": count for name, count in sorted(dict(counts).items())}
 
 
-def input_trouble(camera: CameraInput) -> str:
-    """Why no image can be used, in one sentence; empty where some can."""
-    since = None if camera.last_image is None else time.monotonic() - camera.last_image
-    if since is None or since > SILENCE_S:
-        how_long = "came yet" if since is None else f"for {since:.0f} s"
-        if not camera.publishers:
-            return f"no image {how_long} on {camera.topic}: nobody publishes it; is the name right, the camera on?"
-        return (
-            f"no image {how_long} on {camera.topic}, though somebody publishes it: messages larger than the transport "
-            f"takes (see FASTDDS_DEFAULT_PROFILES_FILE in docs/ros.md), QoS, or a camera that stands still"
-        )
-    if not camera.infos:
-        return f"images come on {camera.topic}, but no camera_info on {camera.info_topic}"
-    counts = camera.counts
-    if not sum(counts.values()):
-        return f"no image could be used: {camera.last_problem}" if camera.dropped else ""
-    return ""
+def _depth_values(found: DepthScale | None) -> dict[str, object]:
+    if found is None:
+        return {}
+    return {"depth: metres per unit": f"{found.metres_per_unit:.4f}", "depth: spread": f"{found.spread:.4f}",
+            "depth: why no scale": found.reason}  # fmt: skip
 
 
-def why_silent(state: str, loop: SceneLoop | None, camera: CameraInput | None, failure: str) -> str:
-    """Why nothing is published, in one sentence; empty where something is."""
-    if loop is None or state != "active" or camera is None:
-        return failure or f"the node is {state}; results come when it is active"
-    status = loop.worker.status
-    if status.state not in _WORKING:
-        return f"the model is not ready ({status.state}): {status.words or status.last_failure}"
-    trouble = input_trouble(camera)
-    if trouble:
-        return trouble
-    if loop.scene.revision == 0:
-        taken = loop.tally.counts["keyframes"]
-        return loop.tally.last_failure or f"{taken} keyframes were taken, no reconstruction is done yet"
-    return ""
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}"

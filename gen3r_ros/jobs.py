@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from gen3r_ros.camera_input import CameraInput, ImageKeyframe
+from gen3r_ros.camera_image import ImageKeyframe
+from gen3r_ros.cameras import RobotCameras
 from gen3r_ros.goals import Goal
 from gen3r_ros.outputs import Outputs
 from gen3r_ros.transforms import Transforms
@@ -15,7 +16,7 @@ from gen3r_ros.transforms import Transforms
 class Sources:
     """Where data come from and go to while the node is active."""
 
-    camera: CameraInput
+    camera: RobotCameras
     transforms: Transforms
     outputs: Outputs
 

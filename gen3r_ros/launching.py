@@ -61,6 +61,8 @@ NODE_ARGUMENTS = (
     Argument("camera_info", "topic of the camera_info; empty: camera_info beside the images'"),
     Argument("transport", "raw, or compressed: JPEG or PNG on IMAGE/compressed; auto: by the name of the image topic, "
              "else as params_file has it", "auto", ("auto", "raw", "compressed")),
+    Argument("depth", "topic of depth images that are registered to the camera's, which tell the scale: "
+             "/camera/aligned_depth_to_color/image_raw, or that with /compressedDepth; empty: as params_file has it"),
     Argument("namespace", "of the node and its topics, one for each robot: robot1"),
     Argument("name", "of the node", "gen3r"),
     Argument("params_file", f"parameters of the node; empty: {DEFAULT_PARAMETERS} of this package. What is given here "
@@ -169,14 +171,18 @@ def node_start(given: Mapping[str, str]) -> Start:
     topics = image_topics(given["image"], given["camera_info"], given["transport"])
     if topics.transport:
         parameters["image_transport"] = topics.transport
+    depth, depth_transport = depth_topic(given["depth"])
+    if depth:
+        parameters["depth_transport"] = depth_transport
     own = {one.name: one for one in NODE_ARGUMENTS}
-    transforms = (("/tf", "tf"), ("/tf_static", "tf_static"))
+    namespaced = _value(own["namespaced_tf"], given["namespaced_tf"])
+    transforms = (("/tf", "tf"), ("/tf_static", "tf_static")) if namespaced else ()
     return Start(
         name=_checked(validate_node_name, own["name"], given["name"]),
         namespace=_namespace(given["namespace"]),
         parameters=parameters,
         files=(str(_file(given["params_file"], "params_file") or share_path(DEFAULT_PARAMETERS)),),
-        remappings=topics.remappings + (transforms if _value(own["namespaced_tf"], given["namespaced_tf"]) else ()),
+        remappings=topics.remappings + depth + transforms,
         prefix=interpreter(given["venv"]),
         respawn=bool(_value(own["respawn"], given["respawn"])),
         log_level=given["log_level"],
@@ -258,6 +264,25 @@ def image_topics(image: str, camera_info: str = "", transport: str = "auto") -> 
         camera_info = f"{beside}{slash}camera_info"
     _checked(validate_topic_name, NODE_ARGUMENTS[1], camera_info)
     return ImageTopics(image, camera_info, "" if transport == "auto" else transport)
+
+
+def depth_topic(depth: str) -> tuple[tuple[tuple[str, str], ...], str]:
+    """Remappings of the topic of depth images, and its transport; both empty where there is none.
+
+    Args:
+        depth: topic; with a transport at its end, or not.
+
+    Raises:
+        InputError: it is no topic.
+    """
+    if not depth:
+        return (), ""
+    base, _, last = depth.rpartition("/")
+    known = last in ("compressed", "compressedDepth") and base
+    base, transport = (base, last) if known else (depth, "raw")
+    _checked(validate_topic_name, next(one for one in NODE_ARGUMENTS if one.name == "depth"), base)
+    end = f"/{transport}" if known else ""
+    return ((f"depth/image_raw{end}", f"{base}{end}"),), transport
 
 
 def parameters_of(arguments: Sequence[Argument], given: Mapping[str, str]) -> dict[str, Value]:

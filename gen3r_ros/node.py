@@ -27,17 +27,18 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from gen3r_core.checkpoint.precheck import CheckpointFacts, check_checkpoint
-from gen3r_core.errors import Gen3RError
+from gen3r_core.errors import Gen3RError, InputError
 from gen3r_core.serving.codes import ErrorCode
 from gen3r_core.serving.status import WorkerState
-from gen3r_ros.camera_input import CameraInput
+from gen3r_ros.camera_settings import all_cameras
+from gen3r_ros.cameras import RobotCameras
 from gen3r_ros.diagnostics import Diagnostics
 from gen3r_ros.executor import CallbackExecutor, PatientGroup
 from gen3r_ros.goals import Goal, GoalEnd, Goals
 from gen3r_ros.jobs import Sources
 from gen3r_ros.map_service import MapService
 from gen3r_ros.outputs import Outputs
-from gen3r_ros.parameters import NodeParameters, check_change, declare, read
+from gen3r_ros.parameters import NodeParameters, check_change, declare, declare_cameras, read
 from gen3r_ros.running import ros_context, spin_until_signal
 from gen3r_ros.scene_loop import SceneLoop
 from gen3r_ros.transforms import listen_to_transforms
@@ -137,10 +138,10 @@ class Gen3RNode(LifecycleNodeMixin, Node):
         self._failure = ""
         try:
             self._facts = self._look_at_checkpoint()
+            prefix = self._now.frame_prefix or self.get_fully_qualified_name()  # robots in one graph have one TF tree
+            self._outputs = Outputs(self, self._now.fixed_frame, prefix)
         except Gen3RError as error:
             return self._failed(f"configuration failed: {error}")
-        prefix = self._now.frame_prefix or self.get_fully_qualified_name()  # robots in one graph have one TF tree
-        self._outputs = Outputs(self, self._now.fixed_frame, prefix)
         self._loop = SceneLoop(self, lambda: self._now, self._facts)
         self._loop.start()
         return _SUCCESS
@@ -162,7 +163,12 @@ class Gen3RNode(LifecycleNodeMixin, Node):
                 f"is coarse; set the parameter checkpoint to a folder of published weights for more"
             )
         transforms = listen_to_transforms(self, self._now.tf_history_s)
-        camera = CameraInput(self, transforms, self._now, lambda taken: loop.keyframe(restarted=taken.restarted))
+        try:
+            cameras = all_cameras(self, self._now)
+            camera = RobotCameras(self, transforms, self._now, cameras, loop.keyframe, loop.restart)
+        except InputError as error:
+            transforms.close()
+            return self._failed(f"activation failed: {error}")
         self._sources = Sources(camera, transforms, outputs)
         loop.open(self._sources)
         return _SUCCESS
@@ -265,16 +271,13 @@ class Gen3RNode(LifecycleNodeMixin, Node):
     def _take_parameters(self, changed: list[Parameter[Any]]) -> None:
         del changed
         self._now = read(self)
+        declare_cameras(self, self._now)
         sources = self._sources
         if sources is not None:
-            sources.camera.parameters = self._now
-            sources.camera.options(self._now.keyframes)
+            sources.camera.take(self._now)
 
     def _tell(self) -> None:
-        sources = self._sources
-        self._told.publish(
-            self.state, self._now, self._facts, self._loop, None if sources is None else sources.camera, self._failure
-        )
+        self._told.publish(self.state, self._now, self._facts, self._loop, self._sources, self._failure)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -20,11 +20,12 @@ from gen3r_core.geometry.poses import Array
 from gen3r_core.reconstruction.packing import mask_depth
 from gen3r_core.reconstruction.voxel_map import VoxelMap
 from gen3r_core.serving.results import SceneResult
-from gen3r_ros.camera_input import ImageKeyframe
+from gen3r_ros.camera_image import ImageKeyframe
 from gen3r_ros.conversions.cameras import CameraModel, camera_info
 from gen3r_ros.conversions.clouds import Points, cloud_message
 from gen3r_ros.conversions.images import image_message
 from gen3r_ros.conversions.poses import matrix_pose, path_message, stamp_message, transform_message
+from gen3r_ros.endpoints import Endpoints
 from gen3r_ros.placement import Placement, joined, placed_cameras
 from gen3r_ros.qos import LATCHED, RESULT
 from gen3r_ros.transforms import transform_sender
@@ -72,22 +73,26 @@ class Outputs:
 
     Attributes:
         published: when something went out last, and what, by the node's clock; None before.
+        ends: the publishers.
+
+    Raises:
+        InputError: parameters of quality of service make no sense.
     """
 
     def __init__(self, node: Node, fixed_frame: str, prefix: str) -> None:
         self._node, self._frame, self._prefix = node, fixed_frame, prefix.strip("/")
-        self._points = node.create_publisher(PointCloud2, "points", RESULT)
-        self._observed = node.create_publisher(PointCloud2, "points/observed", RESULT)
-        self._generated = node.create_publisher(PointCloud2, "points/generated", RESULT)
-        self._map = node.create_publisher(PointCloud2, "map", LATCHED)
-        self._path = node.create_publisher(Path, "keyframe_path", RESULT)
-        self._scene = node.create_publisher(ReconstructionMessage, "reconstruction", LATCHED)
-        self._view = node.create_publisher(NovelView, "novel_view", RESULT)
-        self._image = node.create_publisher(Image, "novel_view/image", RESULT)
-        self._info = node.create_publisher(CameraInfo, "novel_view/camera_info", RESULT)
-        self._depth = node.create_publisher(Image, "novel_view/depth", RESULT)
-        self._all = [self._points, self._observed, self._generated, self._map, self._path, self._scene,
-                     self._view, self._image, self._info, self._depth]  # fmt: skip
+        self.ends = Endpoints(node)
+        make = self.ends.advertise
+        self._points = make(PointCloud2, "points", RESULT)
+        self._observed = make(PointCloud2, "points/observed", RESULT)
+        self._generated = make(PointCloud2, "points/generated", RESULT)
+        self._map = make(PointCloud2, "map", LATCHED)
+        self._path = make(Path, "keyframe_path", RESULT)
+        self._scene = make(ReconstructionMessage, "reconstruction", LATCHED)
+        self._view = make(NovelView, "novel_view", RESULT)
+        self._image = make(Image, "novel_view/image", RESULT)
+        self._info = make(CameraInfo, "novel_view/camera_info", RESULT)
+        self._depth = make(Image, "novel_view/depth", RESULT)
         self._frames = transform_sender(node)
         self._sent_frames: dict[str, int] = {}
         self._last: tuple[Points | None, Points | None] = (None, None)  # observed, generated
@@ -96,8 +101,7 @@ class Outputs:
     def close(self) -> None:
         """Take the publishers down."""
         self._frames.close()
-        for publisher in self._all:
-            self._node.destroy_publisher(publisher)
+        self.ends.close()
         self._last = (None, None)
 
     def forget(self) -> None:
@@ -106,7 +110,7 @@ class Outputs:
 
     def wants_map(self) -> bool:
         """Whether somebody listens to the map."""
-        return self._map.get_subscription_count() > 0
+        return int(self._map.get_subscription_count()) > 0
 
     # ------------------------------------------------------------------ what goes out
 

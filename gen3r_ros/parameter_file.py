@@ -22,7 +22,7 @@ _HEAD = """\
 /**:
   ros__parameters:
 """
-_SECTIONS = {
+SECTIONS = {
     "autostart": "Start",
     "checkpoint": "The model and its process",
     "image_transport": "Frames and images",
@@ -41,8 +41,8 @@ def parameter_file() -> str:
     """The text of config/gen3r.yaml."""
     lines = []
     for name, one in PARAMETERS.items():
-        if name in _SECTIONS:
-            lines += ["", f"{_INDENT}# --- {_SECTIONS[name]}"]
+        if name in SECTIONS:
+            lines += ["", f"{_INDENT}# --- {SECTIONS[name]}"]
         first = f"{_INDENT}#{'*' if one.runtime else ''} "
         lines += textwrap.wrap(
             _described(one), 116, initial_indent=first, subsequent_indent=f"{_INDENT}#  ", break_long_words=False

@@ -9,9 +9,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.exceptions import (
+    InvalidParameterTypeException,
+    InvalidParameterValueException,
+    InvalidTopicNameException,
+)
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from rclpy.validate_topic_name import validate_topic_name
 
 from gen3r_core.errors import InputError
 from gen3r_core.reconstruction.keyframes import KeyframeOptions
@@ -58,10 +63,18 @@ PARAMETERS = {
     # frames and images
     "image_transport": Declared("raw", "image_raw, or image_raw/compressed", values=("raw", "compressed")),
     "rectified": Declared(False, "the images have no distortion: camera_info's P counts, not K and D"),
+    "depth_transport": Declared("none", "of depth images on depth/image_raw, which tell the scale; none: there are "
+                                "none", values=("none", "raw", "compressed", "compressedDepth")),
+    "camera_frame": Declared("", "optical frame of the camera, where its images name none, or a wrong one"),
+    "cameras": Declared("", "names of several cameras, with commas between: front,left. Each has topics of its own, as "
+                        "front/image_raw, and parameters, as front.image; empty: one camera"),
+    "depth_tolerance_s": Declared(0.02, "seconds between an image and its depth, at most", 0.0, 1.0, runtime=True),
+    "future_tolerance_s": Declared(1.0, "seconds that stamps may be ahead of this node's clock; later ones are dropped",
+                                   0.0, 3600.0, runtime=True),
     "fixed_frame": Declared("odom", "frame of all results: odom, or map"),
     "base_frame": Declared("base_link", "the robot's frame that goal paths are of"),
     "frame_prefix": Declared("", "of the TF frames keyframe_N and view_N; empty: node's full name, as robot1/gen3r"),
-    "input_wait_s": Declared(0.5, "seconds that an image waits for its camera_info and TF", 0.0, 10.0, runtime=True),
+    "input_wait_s": Declared(0.5, "seconds that an image waits for camera_info, depth, TF", 0.0, 10.0, runtime=True),
     "tf_history_s": Declared(10.0, "seconds of TF that are kept", 0.5, 3600.0),
     # keyframes
     "keyframe_translation_m": Declared(0.25, "metres to the next keyframe", 0.001, 100.0, runtime=True),
@@ -78,7 +91,7 @@ PARAMETERS = {
     "min_window": Declared(2, "keyframes in a reconstruction, at least", 1, 200, runtime=True),
     "longest": Declared(0, "pixels of the longer side for reconstruction; 0: as the model's own", 0, 4096,
                         runtime=True),
-    "metres_per_unit": Declared(0.0, "metres in one unit of the model, where known; 0: from TF", 0.0, 1e4,
+    "metres_per_unit": Declared(0.0, "metres in one unit of the model, where known; 0: from depth or TF", 0.0, 1e4,
                                 runtime=True),
     "anchor": Declared(True, "fit depth to the camera poses that TF tells, where all keyframes have one; TF has to be "
                              "good to about a centimetre from one to the next", runtime=True),
@@ -110,6 +123,18 @@ PARAMETERS = {
 }  # fmt: skip
 """By name."""
 
+CAMERA_PARAMETERS = {
+    "image": Declared("", "topic of the images, without the transport; empty: NAME/image_raw"),
+    "camera_info": Declared("", "topic; empty: camera_info beside the images"),
+    "depth": Declared("", "topic of the depth images, without the transport; empty: depth/image_raw beside the images"),
+    "image_transport": Declared("", "empty: as image_transport", values=("", "raw", "compressed")),
+    "depth_transport": Declared("", "empty: as depth_transport",
+                                values=("", "none", "raw", "compressed", "compressedDepth")),
+    "rectified": Declared(False, "as rectified, which counts for all cameras"),
+    "frame": Declared("", "optical frame of the camera, where its images name none, or a wrong one"),
+}  # fmt: skip
+"""Of each of several cameras, as NAME.image."""
+
 
 @dataclass(frozen=True)
 class NodeParameters:
@@ -125,6 +150,11 @@ class NodeParameters:
     activation_timeout_s: float
     image_transport: str
     rectified: bool
+    depth_transport: str
+    camera_frame: str
+    cameras: str
+    depth_tolerance_s: float
+    future_tolerance_s: float
     fixed_frame: str
     base_frame: str
     frame_prefix: str
@@ -170,12 +200,26 @@ class NodeParameters:
             raise InputError(
                 f"image_width {self.image_width} and image_height {self.image_height} are set together, or both 0"
             )
-        _ = self.keyframes, self.cloud, self.worker  # have rules of their own
+        _ = self.keyframes, self.cloud, self.worker, self.camera_names  # have rules of their own
 
     @property
     def random_size(self) -> str | None:
         """Size of a model with random weights; None where there is a checkpoint."""
         return self.checkpoint.removeprefix(RANDOM) if self.checkpoint.startswith(RANDOM) else None
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        """Of several cameras; empty where there is one, which has no name."""
+        names = tuple(name.strip().rstrip("/") for name in self.cameras.split(",") if name.strip())
+        for name in names:
+            try:
+                validate_topic_name(f"{name}/image_raw")
+            except InvalidTopicNameException as error:
+                raise InputError(f"cameras is {self.cameras!r}: {name!r} is no name that topics can begin with; names "
+                                 f"are of letters, digits and underscores") from error  # fmt: skip
+        if len({name.strip("/").replace("/", ".") for name in names}) < len(names):
+            raise InputError(f"cameras is {self.cameras!r}: each has a name of its own")
+        return names
 
     @property
     def worker(self) -> WorkerOptions:
@@ -221,21 +265,48 @@ def declare(node: Node) -> NodeParameters:
         InputError: a value has the wrong type or is out of its range; names the parameter.
     """
     for name, one in PARAMETERS.items():
-        descriptor = ParameterDescriptor(
-            description=one.text + ("" if one.runtime else "; before configure"),
-            additional_constraints=", ".join(map(repr, one.values)),
-        )
-        if isinstance(one.default, float):
-            descriptor.floating_point_range = [FloatingPointRange(from_value=one.low, to_value=one.high)]
-        elif isinstance(one.default, int) and not isinstance(one.default, bool):
-            descriptor.integer_range = [IntegerRange(from_value=int(one.low), to_value=int(one.high), step=1)]
-        try:
-            node.declare_parameter(name, one.default, descriptor)
-        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            kind = type(one.default).__name__
-            limits = f" from {one.low:g} to {one.high:g}" if one.high else ""
-            raise InputError(f"the parameter {name} ({one.text}) takes a {kind}{limits}: {error}") from error
-    return read(node)
+        _declare(node, name, one)
+    values = read(node)
+    declare_cameras(node, values)
+    return values
+
+
+def declare_cameras(node: Node, values: NodeParameters) -> None:
+    """Declare the parameters of all cameras with names, where that was not done.
+
+    Raises:
+        InputError: as :func:`declare`.
+    """
+    for camera in values.camera_names:
+        for name, one in CAMERA_PARAMETERS.items():
+            whole = camera_parameter(camera, name)
+            if not node.has_parameter(whole):
+                _declare(node, whole, one)
+            value = node.get_parameter(whole).value
+            if one.values and value not in one.values:
+                raise InputError(f"the parameter {whole} cannot be {value!r}; it is one of {', '.join(one.values)}")
+
+
+def camera_parameter(camera: str, name: str) -> str:
+    """What a parameter of a camera is called."""
+    return f"{camera.strip('/').replace('/', '.')}.{name}"
+
+
+def _declare(node: Node, name: str, one: Declared) -> None:
+    descriptor = ParameterDescriptor(
+        description=one.text + ("" if one.runtime else "; before configure"),
+        additional_constraints=", ".join(map(repr, one.values)),
+    )
+    if isinstance(one.default, float):
+        descriptor.floating_point_range = [FloatingPointRange(from_value=one.low, to_value=one.high)]
+    elif isinstance(one.default, int) and not isinstance(one.default, bool):
+        descriptor.integer_range = [IntegerRange(from_value=int(one.low), to_value=int(one.high), step=1)]
+    try:
+        node.declare_parameter(name, one.default, descriptor)
+    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+        kind = type(one.default).__name__
+        limits = f" from {one.low:g} to {one.high:g}" if one.high else ""
+        raise InputError(f"the parameter {name} ({one.text}) takes a {kind}{limits}: {error}") from error
 
 
 def read(node: Node, changed: list[Parameter[Any]] | None = None) -> NodeParameters:
@@ -266,9 +337,11 @@ def check_change(node: Node, changed: list[Parameter[Any]], *, configured: bool)
         configured: whether the node is; then only run-time parameters change.
     """
     for one in changed:
-        known = PARAMETERS.get(one.name)
+        known = PARAMETERS.get(one.name) or _of_camera(node, one.name)
         if known is None:
             continue
+        if known.values and one.value not in known.values:
+            return f"the parameter {one.name} cannot be {one.value!r}; it is one of {', '.join(known.values)}"
         if configured and not known.runtime and one.value != node.get_parameter(one.name).value:
             return (
                 f"{one.name} is read when the node is configured: clean it up, set {one.name}, and configure it again"
@@ -278,3 +351,9 @@ def check_change(node: Node, changed: list[Parameter[Any]], *, configured: bool)
     except InputError as error:
         return str(error)
     return ""
+
+
+def _of_camera(node: Node, name: str) -> Declared | None:
+    """The declaration of a parameter of a camera with a name."""
+    camera, _, own = name.rpartition(".")
+    return CAMERA_PARAMETERS.get(own) if camera and node.has_parameter(name) else None

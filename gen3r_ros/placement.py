@@ -26,22 +26,24 @@ class Placement:
     """How a model's world is brought into the fixed frame.
 
     Attributes:
-        world_from_model: the similarity. Where the scale is not known it has scale 1, and places the first camera at
-            the origin, looking along x with z up.
+        world_from_model: the similarity. Where the place is not known it has the first camera at the origin, looking
+            along x with z up; where the scale is not known either, the scale 1.
         metric: whether results are in metres and in the robot's world.
         reason: one sentence why not; empty if they are.
         residual_m: metres, see :class:`~gen3r_core.reconstruction.metric.MetricFit`; NaN where not metric.
+        scale_from: what tells the scale: "TF", "TF and images", "depth", "metres_per_unit"; empty where nothing does.
     """
 
     world_from_model: Sim3
     metric: bool
     reason: str
     residual_m: float
+    scale_from: str = ""
 
     @property
     def metres_per_unit(self) -> float:
         """Metres in one model unit; NaN where not known."""
-        return self.world_from_model.scale if self.metric else math.nan
+        return self.world_from_model.scale if self.scale_from else math.nan
 
 
 def place(
@@ -49,6 +51,7 @@ def place(
     T_world_cam: Sequence[Array | None] | Array,
     *,
     known_scale: float | None = None,
+    told_by: str = "metres_per_unit",
     options: MetricOptions | None = None,
 ) -> Placement:
     """Find the placement from cameras whose poses are known in both worlds.
@@ -57,15 +60,18 @@ def place(
         T_model_cam: ``[N, 4, 4]`` camera to model world, model units.
         T_world_cam: N poses ``[4, 4]`` camera to fixed frame, metres; None where unknown.
         known_scale: metres per model unit where it is known otherwise; None or 0: from the cameras.
+        told_by: what tells it.
         options: when to believe it.
     """
     world = np.stack([np.full((4, 4), np.nan) if T is None else np.asarray(T, np.float64) for T in T_world_cam])
     model = np.asarray(T_model_cam, dtype=np.float64)
     fit = fit_metric(model, world, options, known_scale=known_scale or None)
     if fit.world_from_model is not None:
-        return Placement(fit.world_from_model, True, "", fit.residual_m)
+        return Placement(fit.world_from_model, True, "", fit.residual_m, told_by if known_scale else "TF")
     first: Array = invert_poses(model[0])
-    return Placement(Sim3(1.0, _UPRIGHT @ first[:3, :3], _UPRIGHT @ first[:3, 3]), False, fit.reason, math.nan)
+    scale = known_scale or 1.0
+    apart = Sim3(scale, _UPRIGHT @ first[:3, :3], scale * _UPRIGHT @ first[:3, 3])
+    return Placement(apart, False, fit.reason, math.nan, told_by if known_scale else "")
 
 
 def known_poses(window: Sequence[Keyframe[Any]]) -> Array | None:
@@ -84,7 +90,7 @@ def anchored(T_model_cam: NDArray[np.floating[Any]], T_world_cam: Array, metres_
     """
     first = T_world_cam[0]
     fit = fit_metric(np.asarray(T_model_cam, np.float64), T_world_cam, known_scale=metres_per_unit)
-    return Placement(Sim3(metres_per_unit, first[:3, :3], first[:3, 3]), True, "", fit.residual_m)
+    return Placement(Sim3(metres_per_unit, first[:3, :3], first[:3, 3]), True, "", fit.residual_m, "TF and images")
 
 
 def placed_points(result: SceneResult, placement: Placement, *, generated: bool) -> Points:

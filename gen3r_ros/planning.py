@@ -16,7 +16,9 @@ from gen3r_core.reconstruction.goal_path import GoalCameras, goal_cameras
 from gen3r_core.serving.codes import ErrorCode
 from gen3r_core.serving.requests import Cameras, PredictOptions, PredictRequest
 from gen3r_core.serving.status import ModelFacts
-from gen3r_ros.camera_input import CameraInput, ImageKeyframe
+from gen3r_ros.camera_image import ImageKeyframe
+from gen3r_ros.camera_input import CameraInput
+from gen3r_ros.cameras import RobotCameras
 from gen3r_ros.goals import Goal
 from gen3r_ros.parameters import NodeParameters
 from gen3r_ros.placement import Placement
@@ -56,7 +58,7 @@ class Prepared:
 
 def prepare(
     goal: Goal,
-    camera: CameraInput,
+    camera: RobotCameras | CameraInput,
     transforms: Transforms,
     parameters: NodeParameters,
     model: ModelFacts,
@@ -68,7 +70,7 @@ def prepare(
 
     Args:
         goal: of the action or the topic.
-        camera: whose newest keyframe the path begins at.
+        camera: whose newest keyframe the path begins at; of several the first.
         transforms: of the robot.
         parameters: of the node.
         model: that is loaded.
@@ -84,24 +86,24 @@ def prepare(
         if not goal.request.path.poses:
             raise InputError("the goal path is empty; send at least one pose")
         options = predict_options(goal, parameters, model, facts)
-        window = camera.window(1)
-        if not window:
+        keyframe = camera.newest()
+        if keyframe is None:
             raise RefusedError(*nothing_from(camera))
-        cameras = goal_views(goal.request.path, window[-1], transforms, parameters, options.num_frames or 5)
+        cameras = goal_views(goal.request.path, keyframe, transforms, parameters, options.num_frames or 5)
         if placement is None:
             raise RefusedError(
                 ErrorCode.SCALE_UNKNOWN,
                 f"the path is in metres, and the model's unit is not known: {why_no_scale}",
             )
-        request = predict_request(goal, window[-1], cameras, placement.world_from_model, parameters, options)
+        request = predict_request(goal, keyframe, cameras, placement.world_from_model, parameters, options)
     except TransformError as error:
         raise RefusedError(ErrorCode.NO_TRANSFORM, str(error)) from error
     except InputError as error:
         raise RefusedError(ErrorCode.INVALID_REQUEST, str(error)) from error
-    return Prepared(request, window, cameras.T_world_cam, placement.world_from_model.scale, deadline_s)
+    return Prepared(request, (keyframe,), cameras.T_world_cam, placement.world_from_model.scale, deadline_s)
 
 
-def nothing_from(camera: CameraInput) -> tuple[ErrorCode, str]:
+def nothing_from(camera: RobotCameras | CameraInput) -> tuple[ErrorCode, str]:
     """Code and words where there is no keyframe."""
     if camera.images and not camera.infos:
         return ErrorCode.NO_CAMERA_INFO, f"images come on {camera.topic}, but no camera_info on {camera.info_topic}"
@@ -170,7 +172,7 @@ def predict_request(
     """
     poses = cameras.in_model(world_from_model)
     poses[:, :3, 3] *= world_from_model.scale  # metres again, but where float32 is fine enough
-    camera = keyframe.payload.camera
+    camera = keyframe.payload.pinhole
     K = np.repeat(camera.intrinsics[None], len(cameras), axis=0)
     own = goal.request.options
     return PredictRequest(

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 import uuid
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from gen3r_core.geometry.poses import Array
+from gen3r_core.messages.problems import MessageError
+from gen3r_core.reconstruction.metric import DepthScale, scale_from_depth
 from gen3r_core.reconstruction.voxel_map import VoxelMap
 from gen3r_core.serving.results import SceneResult
-from gen3r_ros.camera_input import ImageKeyframe
+from gen3r_ros.camera_image import ImageKeyframe, common_size
 from gen3r_ros.conversions.clouds import Points
 from gen3r_ros.outputs import Outputs, Revision
 from gen3r_ros.placement import Placement, anchored, known_poses, place, placed_cameras, placed_points
+
+
+def scale_by_depth(window: tuple[ImageKeyframe, ...], result: SceneResult) -> DepthScale | None:
+    """What the depth images of keyframes tell of the scale; None where there are none.
+
+    Args:
+        window: the keyframes.
+        result: of the worker, one view a keyframe.
+    """
+    if all(keyframe.payload.depth is None for keyframe in window):
+        return None
+    aspect, size = common_size(window), result.depth.shape[1:]
+    found = []
+    for keyframe in window:
+        depth = None
+        with contextlib.suppress(MessageError):  # damaged: as if there were none
+            depth = keyframe.payload.measured_depth(aspect, (size[0], size[1]))
+        found.append(np.full(size, np.nan, np.float32) if depth is None else depth)
+    return scale_from_depth(result.depth, np.stack(found), result.valid)
 
 
 class Scene:
@@ -31,6 +55,7 @@ class Scene:
         metric_placement: of the newest that is metric; None before.
         map: of all revisions.
         map_metric: whether the map is in metres.
+        depth_scale: what depth images told of the newest reconstruction; None where there are none.
     """
 
     def __init__(self, voxel_m: float, max_points: int) -> None:
@@ -44,6 +69,7 @@ class Scene:
         self.metric_placement: Placement | None = None
         self.map.clear()
         self.map_metric = False
+        self.depth_scale: DepthScale | None = None
         self._map_changed = False
         self._map_stamp = 0
         self._map_sent = -math.inf
@@ -60,14 +86,19 @@ class Scene:
             seconds: that it took.
         """
         known = [keyframe.T_world_cam for keyframe in window]
-        poses = known_poses(window)
+        poses, self.depth_scale = known_poses(window), None
         if result.metres_per_unit is not None and poses is not None:
             placement = anchored(result.predicted_T_world_cam, poses, result.metres_per_unit)
         else:
-            placement = place(result.T_world_cam, known, known_scale=known_scale)
+            placement = self._place(window, result, known_scale)
         if not placement.metric and all(T is None for T in known):
             why = next((k.payload.why_no_pose for k in reversed(window) if k.payload.why_no_pose), "")
             placement = replace(placement, reason=f"{placement.reason}: {why}" if why else placement.reason)
+        if not placement.metric and placement.scale_from:
+            placement = replace(
+                placement,
+                reason=f"in metres by {placement.scale_from}, but not in the robot's world: {placement.reason}",
+            )
         self.placement = placement
         if placement.metric:
             self.metric_placement = placement
@@ -115,6 +146,19 @@ class Scene:
         """The map as it is now: a cloud, whether it is metric, and a name for it."""
         cloud = self.map.cloud(include_generated=include_generated)
         return cloud, self.map_metric, f"{self.name}-{self.revision}"
+
+    def _place(self, window: tuple[ImageKeyframe, ...], result: SceneResult, known_scale: float) -> Placement:
+        """By the scale that is given, else by that of depth images, else by TF alone."""
+        known = [keyframe.T_world_cam for keyframe in window]
+        scale, told_by = known_scale, "metres_per_unit"
+        self.depth_scale = scale_by_depth(window, result)
+        if not scale and self.depth_scale is not None and self.depth_scale.metric:
+            scale, told_by = self.depth_scale.metres_per_unit, "depth"
+        placement = place(result.T_world_cam, known, known_scale=scale, told_by=told_by)
+        if placement.metric or told_by != "depth":
+            return placement
+        by_motion = place(result.T_world_cam, known)
+        return by_motion if by_motion.metric else placement
 
     def _revision(
         self,

@@ -27,7 +27,7 @@ from gen3r_core.serving.requests import ReconstructRequest
 from gen3r_core.serving.results import SceneResult
 from gen3r_core.serving.status import WorkerState
 from gen3r_core.serving.tickets import Outcome, Ticket
-from gen3r_ros.camera_input import ImageKeyframe
+from gen3r_ros.camera_image import ImageKeyframe, common_size
 from gen3r_ros.goals import Goal, GoalEnd
 from gen3r_ros.jobs import Job, Sources
 from gen3r_ros.parameters import NodeParameters
@@ -38,6 +38,9 @@ from gen3r_ros.scene import Scene
 from gen3r_ros.tally import Tally
 
 T = TypeVar("T")
+Identity = tuple[tuple[int, str], ...]
+"""What tells a window from others: stamps and cameras."""
+
 _TICK_S = 0.1
 _RETRY_S = 1.0
 """After a reconstruction that failed, so that a fault does not fill the log."""
@@ -65,7 +68,7 @@ class SceneLoop:
         self.scene = Scene(own.map_voxel_m, own.map_max_points)
         self._sources: Sources | None = None
         self._jobs: dict[Ticket, Job] = {}
-        self._done_window: tuple[int, ...] = ()  # stamps of the last window that was handed in
+        self._done_window: Identity = ()  # of the last that was handed in
         self._not_before = 0.0
         self._ending = threading.Lock()
         self._stopping = self._gone = False
@@ -96,6 +99,16 @@ class SceneLoop:
         """It is not any more: goals end as NOT_ACTIVE; returns when nothing will be published."""
         self._call(self._shut)
 
+    @property
+    def jobs(self) -> int:
+        """Of the worker, waiting or running."""
+        return len(self._jobs)
+
+    @property
+    def goal_waits(self) -> bool:
+        """Whether a goal was not handed in yet."""
+        return self._paths.held is not None
+
     def submit(self, goal: Goal) -> None:
         """Take a goal over."""
         self._put(lambda: self._take(goal))
@@ -104,9 +117,13 @@ class SceneLoop:
         """Have a goal end as CANCELED."""
         self._inbox.put(lambda: self._cancel(goal))
 
-    def keyframe(self, *, restarted: bool) -> None:
-        """There is a new keyframe; stamps may have begun anew."""
-        self._inbox.put(lambda: self._new_keyframe(restarted=restarted))
+    def keyframe(self) -> None:
+        """There is a new keyframe."""
+        self._inbox.put(self._new_keyframe)
+
+    def restart(self, words: str) -> None:
+        """Time was set back: another scene begins."""
+        self._inbox.put(lambda: self._restart(words))
 
     def map_points(self, *, include_generated: bool) -> tuple[Any, bool, str]:
         """See :meth:`Scene.saved_map`."""
@@ -181,11 +198,20 @@ class SceneLoop:
         if self._sources is not None:
             self._sources.outputs.forget()
 
-    def _new_keyframe(self, *, restarted: bool) -> None:
+    def _new_keyframe(self) -> None:
         self.tally.counts["keyframes"] += 1
-        if restarted:
-            self._node.get_logger().warning("stamps went back: a new scene begins")
-            self._begin_scene()
+
+    def _restart(self, words: str) -> None:
+        """What is being computed is of the old scene; it is not published."""
+        self.tally.counts["restarts of time"] += 1
+        why = f"{words}, and with it the images that the goal began at are of another scene; send it again"
+        self._paths.end(ErrorCode.NO_IMAGES, why)
+        for ticket, job in self._jobs.items():
+            ticket.cancel()
+            if job.goal is not None:
+                self.tally.went_badly(job.goal, ErrorCode.NO_IMAGES, why)
+            job.window = ()
+        self._begin_scene()
 
     def _look_after_time(self) -> None:
         self._paths.look_after_time()
@@ -201,18 +227,20 @@ class SceneLoop:
         if sources is None or not wanted or self.worker.status.state is not WorkerState.READY or self._jobs:
             return
         window = sources.camera.window(own.window)
-        stamps = tuple(keyframe.stamp_ns for keyframe in window)
-        if len(window) < own.min_window or stamps == self._done_window or time.monotonic() < self._not_before:
+        identity = _identity(window)
+        if len(window) < own.min_window or identity == self._done_window or time.monotonic() < self._not_before:
             return
-        self._done_window = stamps
+        self._done_window = identity
         self._submit_window(window, None, None)
 
     def _submit_window(self, window: tuple[ImageKeyframe, ...], goal: Goal | None, deadline_s: float | None) -> None:
         own = self._parameters()
         try:
+            size = common_size(window)
+            views = [keyframe.payload.view(size) for keyframe in window]
             request = ReconstructRequest(
-                [keyframe.payload.rgb() for keyframe in window],
-                np.stack([keyframe.payload.camera.intrinsics for keyframe in window]),
+                [picture for picture, _ in views],
+                np.stack([intrinsics for _, intrinsics in views]),
                 longest=own.longest or None,
                 cloud=own.cloud,
                 T_world_cam=known_poses(window) if own.anchor and not own.metres_per_unit else None,
@@ -272,11 +300,10 @@ class SceneLoop:
     def _coming(self) -> bool:
         """Whether there is a reconstruction to wait for, if there are keyframes enough."""
         sources = self._sources
-        return sources is not None and (bool(self._jobs) or self._stamps(sources) != self._done_window)
+        return sources is not None and (bool(self._jobs) or self._present(sources) != self._done_window)
 
-    def _stamps(self, sources: Sources) -> tuple[int, ...]:
-        """What tells the present window from others."""
-        return tuple(keyframe.stamp_ns for keyframe in sources.camera.window(self._parameters().window))
+    def _present(self, sources: Sources) -> Identity:
+        return _identity(sources.camera.window(self._parameters().window))
 
     def _cancel(self, goal: Goal) -> None:
         self._paths.cancel(goal)
@@ -343,3 +370,7 @@ class SceneLoop:
         if code is not ErrorCode.SUPERSEDED:
             text = f"a reconstruction ended as {code.name}: {message}"
             self._node.get_logger().warning(text, throttle_duration_sec=5.0)
+
+
+def _identity(window: tuple[ImageKeyframe, ...]) -> Identity:
+    return tuple((keyframe.stamp_ns, keyframe.payload.source) for keyframe in window)

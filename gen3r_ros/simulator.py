@@ -8,7 +8,7 @@ world as fast ones. Without, time is the machine's, and pictures come as fast as
 and pose of when it was asked for, like those of a slow camera.
 
 Frames (REP-105): the world is ``map``; ``odom`` is where the robot started; ``base_link`` on the floor;
-``camera_link``; ``camera_optical_frame``.
+``camera_link``; ``camera_optical_frame``. What shall go wrong is told by :mod:`gen3r_ros.simulator_faults`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from gen3r_ros.conversions.images import image_message
 from gen3r_ros.conversions.poses import matrix_pose, path_matrices, stamp_message, transform_message
 from gen3r_ros.qos import CLOCK, LATCHED, RESULT, SENSOR
 from gen3r_ros.running import ros_context, spin_until_signal
+from gen3r_ros.simulator_faults import Faults
 from gen3r_ros.simulator_parameters import SimulatorParameters, declare
 from gen3r_ros.transforms import transform_sender
 from gen3r_ros.transport import use_large_message_profile
@@ -103,6 +104,14 @@ class Simulator:
         self._clouds = self._node.create_publisher(PointCloud2, "ground_truth/points", LATCHED)
         self._clock = self._node.create_publisher(ClockMessage, "/clock", CLOCK) if self._stepped else None
         self._frames = transform_sender(node)
+        self._faults = Faults(
+            node,
+            self._images.publish,
+            self._infos.publish,
+            self._depths.publish,
+            self._frames.send,
+            self._present,
+        )
         self._node.create_subscription(Path, "goal_path", self._take_path, RESULT)
         self._wall = Clock(clock_type=ClockType.STEADY_TIME)
         self._renderer = RenderProcess(self._parameters.camera(), threads=self._parameters.render_threads)
@@ -135,6 +144,7 @@ class Simulator:
             self._waiting = False
             self._begin()
         self._take_answers()
+        self._faults.release()
         if self._clouds.get_subscription_count() and not self._cloud_asked:
             self._cloud_asked = True
             self._renderer.ask_cloud(self._parameters.camera_height, _CLOUD_SPACING)
@@ -179,6 +189,10 @@ class Simulator:
             self._clock.publish(ClockMessage(clock=stamp_message(self._now)))
 
     # --- the machine's time ----------------------------------------------------------------------------
+
+    def _present(self) -> int:
+        """Nanoseconds of simulated or real time."""
+        return self._now if self._stepped else self._node.get_clock().now().nanoseconds
 
     def _go_on(self) -> None:
         now = self._node.get_clock().now().nanoseconds
@@ -225,11 +239,11 @@ class Simulator:
     def _send_picture(self, picture: Picture) -> None:
         header = Header(stamp=stamp_message(self._exposed or 0), frame_id=OPTICAL)
         self._exposed = None
-        self._infos.publish(camera_info(self._model, header))
-        self._images.publish(image_message(picture.colors, "rgb8", header))
+        image, depth = image_message(picture.colors, "rgb8", header), None
         if self._depths.get_subscription_count():
-            depth = np.where(picture.depth > 0, picture.depth, np.float32(np.nan))
-            self._depths.publish(image_message(depth, "32FC1", header))
+            metres = np.where(picture.depth > 0, picture.depth, np.float32(np.nan))
+            depth = image_message(metres, "32FC1", header)
+        self._faults.picture(image, camera_info(self._model, header), depth)
 
     def _send_cloud(self, cloud: TrueCloud) -> None:
         header = Header(stamp=stamp_message(self._now), frame_id=MAP)
@@ -251,7 +265,7 @@ class Simulator:
         if self._clock is not None:
             self._clock.publish(ClockMessage(clock=stamp))
         T_odom_base = invert_poses(self._T_map_odom) @ self._robot.T_world_base
-        self._frames.send(
+        self._faults.transforms(
             [transform_message(MAP, ODOM, self._T_map_odom, stamp), transform_message(ODOM, BASE, T_odom_base, stamp)]
         )
         odometry = Odometry(header=Header(stamp=stamp, frame_id=ODOM), child_frame_id=BASE)

@@ -44,7 +44,13 @@ class Quit:
 
 @dataclass(frozen=True)
 class Beat:
-    """A sign of life."""
+    """A sign of life.
+
+    Attributes:
+        device_memory: see :class:`~gen3r_core.serving.status.WorkerStatus`.
+    """
+
+    device_memory: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ class WorkerStatus:
         last_failure: why the last of them did; empty if none did.
         model: None until it is loaded.
         pid: of the process, None where there is none.
+        device_memory: bytes of the GPU that are in use, by whomever, and that it has; None where there is none.
     """
 
     state: WorkerState = WorkerState.STOPPED
@@ -65,3 +66,4 @@ class WorkerStatus:
     last_failure: str = ""
     model: ModelFacts | None = None
     pid: int | None = None
+    device_memory: tuple[int, int] | None = None

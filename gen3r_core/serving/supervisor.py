@@ -139,6 +139,8 @@ class Supervisor:
 
     def _hear(self, message: Any, descriptor: int | None) -> None:
         if isinstance(message, Beat):
+            if message.device_memory != self.status.device_memory:
+                self.status = replace(self.status, device_memory=message.device_memory)
             return
         if isinstance(message, Loading):
             self._say(state=WorkerState.LOADING, words=message.words, progress=message.fraction)

@@ -71,6 +71,7 @@ class Worker:
         self._quitting = threading.Event()
         self._ended = threading.Event()
         self._said = ("", -_REPORT_S)  # stage and time of the last report
+        self._device: str | None = None  # the GPU, once the model is there
 
     def run(self) -> None:
         """Load the model and do jobs until the client wants no more."""
@@ -90,7 +91,16 @@ class Worker:
     def _beat(self) -> None:
         with contextlib.suppress(OSError):  # the client is gone, which the listener deals with
             while not self._quitting.wait(self.options.heartbeat_s):
-                self.link.send(Beat())
+                self.link.send(Beat(self._device_memory()))
+
+    def _device_memory(self) -> tuple[int, int] | None:
+        """Bytes in use and in all of the GPU that the model is on."""
+        if self._device is None:
+            return None
+        import torch  # pragma: gpu-only
+
+        free, total = torch.cuda.mem_get_info(self._device)  # pragma: gpu-only
+        return total - free, total  # pragma: gpu-only
 
     def _listen(self) -> None:
         with contextlib.suppress(EOFError, OSError):
@@ -126,6 +136,7 @@ class Worker:
 
             torch.set_num_threads(self.options.threads or spare_cores())
             engine = Engine(pipeline)
+            self._device = facts.device if facts.device.startswith("cuda") else None
         except ConnectionError:  # of the link
             raise
         except Gen3RError as error:

@@ -17,6 +17,7 @@ from std_msgs.msg import Header
 
 from gen3r_core.checkpoint.precheck import CheckpointFacts
 from gen3r_core.errors import InputError
+from gen3r_core.geometry.transform_history import StampedTransform, TransformError
 from gen3r_core.serving.codes import ErrorCode
 from gen3r_core.serving.status import ModelFacts
 from gen3r_ros.camera_input import LARGEST_PENDING, CameraInput
@@ -24,13 +25,13 @@ from gen3r_ros.conversions.cameras import CameraModel, camera_info
 from gen3r_ros.conversions.compressed import compressed_message
 from gen3r_ros.conversions.images import image_message
 from gen3r_ros.conversions.poses import stamp_message
-from gen3r_ros.diagnostics import Rate, input_trouble, why_silent
+from gen3r_ros.diagnostics import Rate
 from gen3r_ros.goals import Goal, GoalEnd, result_message
 from gen3r_ros.map_service import map_path
 from gen3r_ros.parameters import PARAMETERS, check_change, declare, read
 from gen3r_ros.placement import place
 from gen3r_ros.planning import RefusedError, nothing_from, prepare
-from gen3r_ros.transform_history import StampedTransform, TransformError
+from gen3r_ros.silence import input_trouble, why_silent
 
 K = np.array([[100.0, 0, 60], [0, 100.0, 45], [0, 0, 1]])
 SIZE = (90, 120)
@@ -199,7 +200,7 @@ def test_compressed_images(client):
     message.data = message.data[:10]
     camera._take_image(message)
     assert camera.dropped["compression"] == 2
-    camera._offered.put((None, None, None))  # a fault of ours is no end
+    camera._offered.put((None, None, None, 0))  # a fault of ours is no end
     client.until(lambda: camera.dropped["internal error"] == 1)
     decoder = camera._decoder
     camera.close()
@@ -247,12 +248,12 @@ def test_why_there_are_no_images(camera):
     assert nothing_from(camera)[0] is ErrorCode.NO_CAMERA_INFO
     camera._take_image(picture(0.0))
     camera._take_info(info(7.0))
-    assert input_trouble(camera).startswith("no image could be used: an image has the stamp 0")
+    assert input_trouble(camera).startswith("no image could be used: images on /image_raw have the stamp 0")
     camera.last_image -= 10
     assert "no image for 10 s on /image_raw" in input_trouble(camera)
-    publisher = camera._node.create_publisher(Image, "image_raw", 1)
+    publisher = camera.node.create_publisher(Image, "image_raw", 1)
     assert "though somebody publishes it" in input_trouble(camera)
-    camera._node.destroy_publisher(publisher)
+    camera.node.destroy_publisher(publisher)
     assert why_silent("inactive", None, None, "") == "the node is inactive; results come when it is active"
     assert why_silent("inactive", None, None, "no model") == "no model"
 

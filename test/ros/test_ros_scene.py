@@ -11,7 +11,7 @@ from gen3r_core.geometry.sim3 import Sim3
 from gen3r_core.reconstruction.keyframes import Keyframe, Verdict
 from gen3r_core.serving.results import SceneResult
 from gen3r_core.serving.shared import SharedArrays, write_block
-from gen3r_ros.camera_input import CameraImage
+from gen3r_ros.camera_image import CameraImage
 from gen3r_ros.conversions.cameras import CameraModel
 from gen3r_ros.scene import Scene
 

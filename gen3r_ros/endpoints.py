@@ -1,0 +1,119 @@
+"""Subscriptions and publishers whose quality of service can be overridden, and that tell when it goes with nobody's.
+
+The parameters are those that ROS has for it, such as ``qos_overrides./image_raw.subscription.reliability``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+from rclpy.exceptions import InvalidParameterTypeException
+from rclpy.node import Node
+from rclpy.qos import QoSCompatibility, QoSPolicyKind, QoSProfile, qos_check_compatible, qos_policy_name_from_kind
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+
+from gen3r_core.errors import InputError
+
+_POLICIES = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
+
+
+class Endpoints:
+    """Makes them, and remembers which topics have trouble.
+
+    Args:
+        node: whose they are.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._policies: dict[str, str] = {}  # that was incompatible last, by topic
+        self._own: dict[str, tuple[bool, QoSProfile]] = {}  # whether we listen, and our profile
+        self._made: list[Any] = []
+
+    def subscribe(
+        self, kind: Any, topic: str, callback: Callable[..., None], qos: QoSProfile, group: CallbackGroup | None = None
+    ) -> Any:
+        """A subscription.
+
+        Args:
+            kind: of message.
+            topic: relative or not.
+            callback: for messages.
+            qos: where no parameter says otherwise; left as it is.
+            group: of the callbacks.
+
+        Raises:
+            InputError: an override makes no sense.
+        """
+        name = self._node.resolve_topic_name(topic)
+        own = copy.copy(qos)
+        events = SubscriptionEventCallbacks(incompatible_qos=lambda event: self._incompatible(name, event))
+        return self._remember(name, own, listens=True, make=lambda: self._node.create_subscription(
+            kind, topic, callback, own, callback_group=group, event_callbacks=events,
+            qos_overriding_options=QoSOverridingOptions(_POLICIES)))  # fmt: skip
+
+    def advertise(self, kind: Any, topic: str, qos: QoSProfile) -> Any:
+        """A publisher; arguments and errors as :meth:`subscribe`."""
+        name = self._node.resolve_topic_name(topic)
+        own = copy.copy(qos)
+        events = PublisherEventCallbacks(incompatible_qos=lambda event: self._incompatible(name, event))
+        overrides = QoSOverridingOptions(_POLICIES)
+        return self._remember(name, own, listens=False, make=lambda: self._node.create_publisher(
+            kind, topic, own, event_callbacks=events, qos_overriding_options=overrides))  # fmt: skip
+
+    def close(self) -> None:
+        """Take all of them down that are there."""
+        while self._made:
+            one = self._made.pop()
+            if isinstance(one, Subscription):
+                self._node.destroy_subscription(one)
+            else:
+                self._node.destroy_publisher(one)
+
+    def trouble(self, topic: str) -> str:
+        """Whose quality of service does not go with ours, in one sentence; empty where all does.
+
+        Args:
+            topic: as resolved.
+        """
+        policy = self._policies.get(topic)
+        if policy is None:
+            return ""
+        listens, own = self._own[topic]
+        look = self._node.get_publishers_info_by_topic if listens else self._node.get_subscriptions_info_by_topic
+        for other in look(topic):
+            pair = (other.qos_profile, own) if listens else (own, other.qos_profile)
+            if qos_check_compatible(*pair)[0] == QoSCompatibility.ERROR:
+                value = getattr(own, policy.lower(), None)
+                ours = f" ({value.name.lower()})" if value is not None and hasattr(value, "name") else ""
+                side = "subscription" if listens else "publisher"
+                return (
+                    f"QoS incompatible with {other.node_namespace.rstrip('/')}/{other.node_name} on {topic}: its "
+                    f"{policy} does not go with ours{ours}; change it there, or set qos_overrides.{topic}.{side}."
+                    f"{policy.lower()} here"
+                )
+        return ""  # whoever it was is gone, or not in the graph's list yet
+
+    def troubles(self) -> list[str]:
+        """Of all topics."""
+        return [words for words in map(self.trouble, list(self._policies)) if words]
+
+    def _remember(self, name: str, own: QoSProfile, *, listens: bool, make: Callable[[], Any]) -> Any:
+        try:
+            made = make()
+        except (RuntimeError, ValueError, TypeError, InvalidParameterTypeException) as error:
+            self.close()  # who asked gives up
+            raise InputError(f"the parameters qos_overrides.{name} make no sense: {error}") from error
+        self._own[name] = listens, own
+        self._made.append(made)
+        return made
+
+    def _incompatible(self, topic: str, event: Any) -> None:
+        self._policies[topic] = qos_policy_name_from_kind(event.last_policy_kind)
+        words = self.trouble(topic) or f"QoS incompatible on {topic}: the {self._policies[topic]} of somebody else"
+        self._node.get_logger().warning(words, throttle_duration_sec=1.0)

@@ -40,6 +40,14 @@ class BenchResult:
         runs: seconds of each timed job.
         allocated_gib: peak of memory in use; on a GPU the allocator's, on a CPU the process's resident set.
         reserved_gib: peak of memory the GPU allocator held; None on a CPU.
+        profile: name, see :data:`gen3r_core.execution.profiles.PROFILES`.
+        budget_gib: memory budget; None without one.
+        level: of memory use at the end of the timed jobs.
+        predicted_gib: peak that was predicted for the level; None without a budget.
+        host_gib: peak of the process's resident set.
+        lowered: "stage: level" for each time that memory ran out.
+        error: largest relative error of the latents against exact on the way; None where there is nothing to compare.
+        accepted: whether that is within the profile's limit.
     """
 
     task: str
@@ -52,6 +60,14 @@ class BenchResult:
     runs: list[float]
     allocated_gib: float
     reserved_gib: float | None
+    profile: str = "exact"
+    budget_gib: float | None = None
+    level: str = "resident"
+    predicted_gib: float | None = None
+    host_gib: float | None = None
+    lowered: list[str] = field(default_factory=list)
+    error: float | None = None
+    accepted: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -95,18 +111,25 @@ def describe_machine(device: torch.device) -> dict[str, str]:
 
 
 class _PeakMemory:
-    """Peak memory while a block runs."""
+    """Peak memory while a block runs, in GiB.
+
+    Attributes:
+        allocated: of the device's memory in use (of the process's on a CPU).
+        reserved: of what the GPU allocator held; None on a CPU.
+        host: of the process's resident set.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self.allocated = 0.0
+        self.host = 0.0
         self.reserved: float | None = None
 
     def _watch(self) -> None:
         while not self._stop.is_set():
-            self.allocated = max(self.allocated, resident_bytes() / GIB)
+            self.host = max(self.host, resident_bytes() / GIB)
             self._stop.wait(0.02)
 
     def __enter__(self) -> Self:
@@ -114,17 +137,16 @@ class _PeakMemory:
             gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(self._device)
-        else:
-            self._thread = threading.Thread(target=self._watch, daemon=True)
-            self._thread.start()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._thread is not None:
             self._stop.set()
             self._thread.join()
-            self.allocated = max(self.allocated, resident_bytes() / GIB)
-        else:  # pragma: gpu-only
+        self.allocated = self.host = max(self.host, resident_bytes() / GIB)
+        if self._device.type == "cuda":  # pragma: gpu-only
             self.allocated = torch.cuda.max_memory_allocated(self._device) / GIB
             self.reserved = torch.cuda.max_memory_reserved(self._device) / GIB
 
@@ -157,14 +179,19 @@ def run_bench(
     results = []
     for task in tasks:
         runs: list[tuple[float, dict[str, float]]] = []
+        lowered: list[str] = []
+        images = bench_images(pipeline, sampling)
         with _PeakMemory(pipeline.device) as memory:
             for run in range(warmup + repeats):
                 monitor = JobMonitor(callback, pipeline.device)
                 start = time.perf_counter()
-                steps = sampling.steps if run >= warmup else min(sampling.steps, WARMUP_STEPS)
-                _run(pipeline, task, replace(sampling, steps=steps), monitor)
+                # A step cache belongs to one schedule.
+                short = run < warmup and pipeline.cache is None
+                steps = min(sampling.steps, WARMUP_STEPS) if short else sampling.steps
+                _run(pipeline, task, images, replace(sampling, steps=steps), monitor)
                 if pipeline.device.type == "cuda":  # pragma: gpu-only
                     torch.cuda.synchronize(pipeline.device)
+                lowered += monitor.lowered
                 if run >= warmup:
                     runs.append((time.perf_counter() - start, monitor.seconds))
         stages = {stage: statistics.median(seconds[stage] for _, seconds in runs) for stage in runs[0][1]}
@@ -181,26 +208,38 @@ def run_bench(
                 runs=[total for total, _ in runs],
                 allocated_gib=memory.allocated,
                 reserved_gib=memory.reserved,
+                level=pipeline.placement.level.name,
+                host_gib=memory.host,
+                lowered=lowered,
             )
         )
     return results
 
 
-def _run(pipeline: Gen3RPipeline, task: str, sampling: Sampling, monitor: JobMonitor) -> None:
+def bench_images(pipeline: Gen3RPipeline, sampling: Sampling) -> torch.Tensor:
+    """``[F, 3, H, W]`` noise on the host, as many and as large as a job's frames."""
     frames = sampling.num_frames or pipeline.num_frames
     size = sampling.size or pipeline.image_size
-    images = torch.rand(frames, 3, *size, generator=torch.Generator().manual_seed(0))
+    return torch.rand(frames, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+def bench_job(images: torch.Tensor, task: Task) -> Job:
+    """The job that is timed."""
+    return Job(images, task, prompt="a room with a table and a lamp", cameras="zoom_in")
+
+
+def _run(pipeline: Gen3RPipeline, task: str, images: torch.Tensor, sampling: Sampling, monitor: JobMonitor) -> None:
     if task == "vggt":
         pipeline.reconstruct(images, attention=sampling.attention, monitor=monitor)
         return
-    job = Job(images, Task(task), prompt="a room with a table and a lamp", cameras="zoom_in")
+    job = bench_job(images, Task(task))
     pipeline.prompts = type(pipeline.prompts)()  # the text is encoded in every job
     pipeline.generate(job, sampling, monitor=monitor)
 
 
 def format_table(report: BenchReport) -> str:
     """The report as a Markdown table, seconds per stage in rows."""
-    header = ["", *(f"{r.task}, {r.num_frames} x {r.size[0]}x{r.size[1]}" for r in report.results)]
+    header = ["", *(_heading(result) for result in report.results)]
     stages: list[str] = []
     for result in report.results:
         stages += [stage for stage in result.seconds if stage not in stages]
@@ -209,11 +248,26 @@ def format_table(report: BenchReport) -> str:
     rows.append(["**whole job s**", *(f"**{r.total:.2f}**" for r in report.results)])
     rows.append(["peak memory allocated GiB", *(_cell(r.allocated_gib, 2) for r in report.results)])
     rows.append(["peak memory reserved GiB", *(_cell(r.reserved_gib, 2) for r in report.results)])
+    if any(r.budget_gib is not None or r.lowered for r in report.results):
+        rows.append(["peak predicted GiB", *(_cell(r.predicted_gib, 2) for r in report.results)])
+        rows.append(["peak host memory GiB", *(_cell(r.host_gib, 2) for r in report.results)])
+        rows.append(["level", *(r.level + (" (lowered)" if r.lowered else "") for r in report.results)])
+    if any(r.error is not None for r in report.results):
+        rows.append(["latents' error", *(_cell(r.error, 4) for r in report.results)])
+        words = {None: "-", True: "yes", False: "no"}
+        rows.append(["accepted", *(words[r.accepted] for r in report.results)])
     lines = [header, ["---"] * len(header), *rows]
     facts = ", ".join(f"{key} {value}" for key, value in report.machine.items())
     options = ", ".join(f"{key} {value}" for key, value in report.options.items())
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return f"Model size {report.model}; {facts}; {options}.\n\n{table}"
+
+
+def _heading(result: BenchResult) -> str:
+    heading = f"{result.task}, {result.num_frames} x {result.size[0]}x{result.size[1]}"
+    if result.profile != "exact":
+        heading += f", {result.profile}"
+    return heading if result.budget_gib is None else f"{heading}, {result.budget_gib:g} GiB"
 
 
 def _cell(value: float | None, digits: int) -> str:

@@ -8,14 +8,26 @@ import sys
 from collections.abc import Sequence
 
 from gen3r_core import __version__
-from gen3r_core.commands import bench, convert, embed_prompts, fetch, infer, info, train, worlds
+from gen3r_core.commands import (
+    bench,
+    calibrate,
+    convert,
+    embed_prompts,
+    fetch,
+    infer,
+    info,
+    plan,
+    recordings,
+    train,
+    worlds,
+)
 from gen3r_core.commands import eval as evaluate
 from gen3r_core.errors import CancelledError, Gen3RError
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
-_COMMANDS = (infer, info, convert, fetch, embed_prompts, bench, worlds, train, evaluate)
+_COMMANDS = (infer, info, convert, fetch, embed_prompts, plan, calibrate, bench, worlds, train, evaluate, recordings)
 
 
 def build_parser() -> argparse.ArgumentParser:

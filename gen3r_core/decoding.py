@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 
 import torch
+from diffusers import AutoencoderKLWan
 from torch import Tensor
 
+from gen3r_core.execution.placement import Placement
 from gen3r_core.geometry.cameras import decode_pose_encoding
 from gen3r_core.geometry.rigid import homogeneous
 from gen3r_core.geometry.unprojection import depth_mask, unproject_depth
-from gen3r_core.models.vggt import VGGTPrediction
+from gen3r_core.models.geometry_adapter import GeometryAdapter
+from gen3r_core.models.vggt import VGGT, VGGTPrediction
+from gen3r_core.models.vggt.tokens import unpack_tokens
+from gen3r_core.models.video_vae import decode_video
 from gen3r_core.scene import Scene
 
 SMALLEST_FOV = 1e-3
@@ -28,6 +33,40 @@ def plausible_encoding(encoding: Tensor) -> Tensor:
     """
     fov = encoding[..., 7:].clamp(SMALLEST_FOV, math.pi - SMALLEST_FOV)
     return torch.cat((encoding[..., :7], fov), dim=-1)
+
+
+def decode_geometry(
+    placement: Placement, adapter: GeometryAdapter, vggt: VGGT, latents: Tensor, size: tuple[int, int]
+) -> VGGTPrediction:
+    """Cameras, depth and points from the geometry half of one clip's latents.
+
+    Args:
+        placement: of both networks.
+        adapter: from latents to tokens.
+        vggt: whose heads read the tokens.
+        latents: ``[1, C, f, h, w]`` float32.
+        size: ``(height, width)`` in pixels.
+    """
+    with placement.using(geometry_adapter=adapter):
+        tokens = adapter.decode(latents)
+    layers = unpack_tokens(tokens, vggt.special_tokens, num_layers=len(vggt.config.layers))
+    del tokens
+    with placement.using(vggt=vggt):
+        return vggt.decode(layers, size, frames_per_chunk=placement.level.frames_per_chunk)
+
+
+def decode_colors(placement: Placement, video_vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
+    """``[F, H, W, 3]`` float32 RGB in [0, 1] from the appearance half ``[1, C, f, h, w]`` of one clip's latents."""
+    with placement.using(video_vae=video_vae):
+        video = decode_video(video_vae, latents)[0]
+    return (video / 2 + 0.5).clamp(0, 1).permute(1, 2, 3, 0)
+
+
+def predict_geometry(placement: Placement, vggt: VGGT, images: Tensor) -> VGGTPrediction:
+    """Cameras, depth and points of the images ``[N, 3, H, W]`` themselves."""
+    with placement.using(vggt=vggt):
+        prediction: VGGTPrediction = vggt(images[None], frames_per_chunk=placement.level.frames_per_chunk)
+    return prediction
 
 
 def assemble_scene(

@@ -54,6 +54,8 @@ class Sampling:
         limit_depth: only depths between the 0.1 and the 98 percentile of a frame (and at most 50
             units) are valid; otherwise all positive ones.
         attention: kernel, see :class:`AttentionKernel`.
+        guided_share: first and last share of the steps between which guidance is on, see
+            :class:`gen3r_core.denoising.Guidance`.
     """
 
     num_frames: int | None = None
@@ -65,6 +67,7 @@ class Sampling:
     shift: float | None = None
     limit_depth: bool = True
     attention: AttentionKernel | str = AttentionKernel.AUTO
+    guided_share: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)

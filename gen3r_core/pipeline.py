@@ -7,6 +7,7 @@ The steps carry the names of the method section of arXiv 2601.04090 and run top 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,30 @@ from torch import Tensor
 
 from gen3r_core.checkpoint.folder import Checkpoint, open_checkpoint
 from gen3r_core.checkpoint.loading import Progress as LoadingProgress
-from gen3r_core.checkpoint.loading import load_component
+from gen3r_core.checkpoint.loading import load_components
 from gen3r_core.conditioning import (
     Conditions,
     LatentShape,
     camera_rays,
-    control_latents,
-    control_video,
     pack_cameras,
 )
-from gen3r_core.decoding import assemble_scene
+from gen3r_core.decoding import assemble_scene, decode_colors, decode_geometry, predict_geometry
+from gen3r_core.denoising import Guidance, LatentsWatch, StepCache, denoise
 from gen3r_core.devices import memory_errors
+from gen3r_core.encoding import encode_first_images, encode_known_frames
 from gen3r_core.errors import InputError
+from gen3r_core.execution.levels import LEVELS, Level
+from gen3r_core.execution.placement import Placement, device_of
+from gen3r_core.execution.stages import run_stage
 from gen3r_core.fit import check_fit
 from gen3r_core.geometry.images import resize_and_crop
 from gen3r_core.jobs import Job, Noise, Sampling, check_images, check_noise, resolve_jobs
 from gen3r_core.models.attention import AttentionKernel, kernel_scope
 from gen3r_core.models.geometry_adapter import GeometryAdapter
-from gen3r_core.models.image_encoder import ImageEncoder, quantize_like_upstream
+from gen3r_core.models.image_encoder import ImageEncoder
 from gen3r_core.models.text_encoder import TextEncoder, Tokenizer
 from gen3r_core.models.transformer import CameraTransformer
 from gen3r_core.models.vggt import VGGT
-from gen3r_core.models.vggt.tokens import unpack_tokens
-from gen3r_core.models.video_vae import decode_video, encode_video, sample_latents
 from gen3r_core.progress import Callback, JobMonitor
 from gen3r_core.prompts import PromptCache, embed_prompts
 from gen3r_core.scaled_path import SCENE_SCALE, scaled_path
@@ -62,6 +64,13 @@ class Gen3RPipeline:
         num_frames: frames the model was trained for.
         image_size: ``(height, width)`` the model was trained for.
         sampling: how to generate where a call says nothing; ``dataclasses.replace`` gives variants of it.
+        device: where to compute; None takes the device on which the transformer lies.
+        level: how sparing with the device's memory; a job that runs out of it goes on at the next.
+
+    Attributes:
+        placement: brings networks to the device; see :class:`gen3r_core.execution.placement.Placement`.
+        cache: spares steps the transformer's blocks, at a price; None spares none.
+        watch: sees the latents of each step; None looks at none.
 
     Raises:
         CheckpointError: the networks do not belong together.
@@ -82,6 +91,8 @@ class Gen3RPipeline:
         num_frames: int = 49,
         image_size: tuple[int, int] = (560, 560),
         sampling: Sampling | None = None,
+        device: torch.device | str | None = None,
+        level: Level = LEVELS[0],
     ) -> None:
         self.transformer = transformer
         self.video_vae = video_vae
@@ -95,6 +106,9 @@ class Gen3RPipeline:
         self.num_frames = num_frames
         self.image_size = image_size
         self.sampling = sampling or Sampling()
+        self.placement = Placement(device_of(transformer) if device is None else torch.device(device), level)
+        self.cache: StepCache | None = None
+        self.watch: LatentsWatch | None = None
         check_fit(transformer, video_vae, geometry_adapter, vggt, image_encoder, text_encoder)
 
     @classmethod
@@ -106,6 +120,7 @@ class Gen3RPipeline:
         dtype: torch.dtype | None = None,
         prompts: PromptCache | None = None,
         progress: LoadingProgress | None = None,
+        level: Level = LEVELS[0],
     ) -> Gen3RPipeline:
         """Load a checkpoint of our layout or the published one.
 
@@ -116,21 +131,16 @@ class Gen3RPipeline:
             dtype: floating dtype of the weights; None keeps the files'.
             prompts: cached embeddings; with them the text encoder is not loaded.
             progress: told how many bytes of each component are loaded.
+            level: how sparing with the device's memory; what it wants away is loaded to the host.
 
         Raises:
             CheckpointError: something is missing, damaged or does not fit.
             DeviceError: memory runs out.
         """
         checkpoint = folder if isinstance(folder, Checkpoint) else open_checkpoint(folder)
-        names = ["transformer", "video_vae", "geometry_adapter", "vggt", "image_encoder"]
-        if prompts is None:
-            names.append("text_encoder")
-        files = {name: checkpoint.component(name) for name in names}
-        with memory_errors():
-            loaded: dict[str, Any] = {
-                name: load_component(part, device=device, dtype=dtype, progress=progress)
-                for name, part in files.items()
-            }
+        places = dict.fromkeys(level.away, "cpu")
+        left_out = () if prompts is None else ("text_encoder",)
+        loaded = load_components(checkpoint, device, places, leave_out=left_out, dtype=dtype, progress=progress)
         tokenizer = None
         if prompts is None and checkpoint.tokenizer is not None:
             tokenizer = Tokenizer.from_folder(checkpoint.tokenizer)
@@ -142,14 +152,15 @@ class Gen3RPipeline:
             scheduler=checkpoint.scheduler,
             num_frames=checkpoint.defaults["num_frames"],
             image_size=(height, width),
+            device=device,
+            level=level,
             sampling=Sampling(steps=checkpoint.defaults["steps"], guidance=checkpoint.defaults["guidance"]),
         )
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer lies, and with it the job."""
-        device: torch.device = self.transformer.patch_embedding.weight.device
-        return device
+        """Where jobs are computed, whatever lies elsewhere in between."""
+        return self.placement.device
 
     # ------------------------------------------------------------------ the public jobs
 
@@ -197,17 +208,18 @@ class Gen3RPipeline:
         monitor = monitor or JobMonitor(callback, self.device)
         shape, jobs = resolve_jobs(jobs, sampling, num_frames=self.num_frames, image_size=self.image_size)
         task = jobs[0].task
-        solver = FlowSolver(sampling.scheduler, sampling.steps, shift=sampling.shift, euler=self.scheduler)
+        FlowSolver(sampling.scheduler, sampling.steps, shift=sampling.shift, euler=self.scheduler)  # finds mistakes now
         channels = self.geometry_adapter.config.latent_channels
         if noise is None:
             noise = [Noise.draw(job.seed, channels, shape) for job in jobs]
         check_noise(noise, len(jobs), channels, shape)
+        Guidance(sampling.guidance, *sampling.guided_share)
         with memory_errors(), kernel_scope(sampling.attention):
             images = torch.stack([self._prepare_images(job, shape) for job in jobs])
             conditions = self._condition(jobs, images, shape, sampling, noise, monitor)
-            latents = torch.stack([draw.latents for draw in noise]).to(self.device)
-            latents = self._denoise(latents, conditions, solver, sampling.guidance, monitor)
-            del conditions
+            integrate = partial(self._denoise, noise, conditions, sampling, monitor)
+            latents = run_stage(self.placement, monitor, "denoise", integrate, total=sampling.steps)
+            del conditions, integrate
             observed = torch.zeros(shape.num_frames, dtype=torch.bool, device=self.device)
             observed[task.known_frames(shape.num_frames)] = True
             scales = [job.cameras.metres_per_unit if isinstance(job.cameras, CameraPath) else None for job in jobs]
@@ -241,8 +253,9 @@ class Gen3RPipeline:
         monitor = monitor or JobMonitor(callback, self.device)
         check_images(images)
         images = images.to(device=self.device, dtype=torch.float32)
-        with memory_errors(), kernel_scope(attention), monitor.stage("vggt"):
-            prediction = self.vggt(images[None])
+        with memory_errors(), kernel_scope(attention):
+            predict = partial(predict_geometry, self.placement, self.vggt, images)
+            prediction = run_stage(self.placement, monitor, "vggt", predict)
             observed = torch.ones(len(images), dtype=torch.bool, device=self.device)
             colors = images.permute(0, 2, 3, 1)
             return assemble_scene(prediction, colors, observed, limit_depth=limit_depth)
@@ -265,7 +278,8 @@ class Gen3RPipeline:
                     f"cached embeddings"
                 )
             if new and self.tokenizer is not None:
-                cache = embed_prompts(new, self.tokenizer, self.text_encoder, self.transformer.config.text_len)
+                with self.placement.using(text_encoder=self.text_encoder):
+                    cache = embed_prompts(new, self.tokenizer, self.text_encoder, self.transformer.config.text_len)
                 known = self.prompts.merged(cache)
                 self.prompts = known.newest(MOST_PROMPTS)
         found = [known.get(text) if isinstance(text, str) else text for text in texts]
@@ -288,25 +302,23 @@ class Gen3RPipeline:
         monitor: JobMonitor,
     ) -> Conditions:
         """Encode prompts, first images, cameras and known frames."""
-        with monitor.stage("text"):
-            guided = sampling.guidance > 1
-            embeddings = self.embed([job.prompt for job in jobs])
-            text = self.transformer.pad_text(embeddings)
-            negative = None
-            if guided:
-                negative = self.transformer.pad_text(self.embed([sampling.negative_prompt])).expand(len(jobs), -1, -1)
-        with monitor.stage("image"):
-            image_tokens = self.image_encoder(quantize_like_upstream(images[:, 0]))
-        with monitor.stage("cameras"):
-            camera_tokens = self._embed_cameras(jobs, images, shape)
-        with monitor.stage("video_encode"):
-            video = control_video(images, jobs[0].task, shape.num_frames)
-            latents = []
-            for clip, draw in zip(video, noise, strict=True):  # one by one: encoding a clip fills the memory
-                mean, logvar = encode_video(self.video_vae, clip[None])
-                latents.append(sample_latents(mean, logvar, draw.posterior.to(self.device)[None]))
-            control = control_latents(torch.cat(latents), jobs[0].task, shape.num_frames)
-        return Conditions(text, negative, image_tokens, control, camera_tokens)
+
+        def texts() -> tuple[Tensor, Tensor | None]:
+            text = self.transformer.pad_text(self.embed([job.prompt for job in jobs]))
+            if sampling.guidance <= 1:
+                return text, None
+            negative = self.transformer.pad_text(self.embed([sampling.negative_prompt]))
+            return text, negative.expand(len(jobs), -1, -1)
+
+        place, task = self.placement, jobs[0].task
+        first = partial(encode_first_images, place, self.image_encoder, images)
+        draws = [draw.posterior for draw in noise]
+        known = partial(encode_known_frames, place, self.video_vae, images, task, shape.num_frames, draws)
+        text, negative = run_stage(place, monitor, "text", texts)
+        image_tokens = run_stage(place, monitor, "image", first)
+        cameras = run_stage(place, monitor, "cameras", lambda: self._embed_cameras(jobs, images, shape))
+        control = run_stage(place, monitor, "video_encode", known)
+        return Conditions(text, negative, image_tokens, control, cameras)
 
     def _embed_cameras(self, jobs: Sequence[Job], images: Tensor, shape: LatentShape) -> Tensor | None:
         if self.transformer.camera_adapter is None:
@@ -319,7 +331,8 @@ class Gen3RPipeline:
         tokens = []
         for job, own_images in zip(jobs, images, strict=True):
             rays = self.rays(job.cameras, own_images, shape)
-            tokens.append(self.transformer.embed_cameras(pack_cameras(rays.to(dtype)[None])))
+            with self.placement.using(camera_adapter=self.transformer.camera_adapter):
+                tokens.append(self.transformer.embed_cameras(pack_cameras(rays.to(dtype)[None])))
         return torch.cat(tokens)
 
     def rays(self, cameras: str | CameraPath, images: Tensor, shape: LatentShape) -> Tensor:
@@ -339,32 +352,27 @@ class Gen3RPipeline:
 
     def built_in_cameras(self, name: str, images: Tensor, shape: LatentShape) -> CameraPath:
         """A built-in path with the first image's intrinsics and the scale of its depth, both from VGGT."""
-        return scaled_path(self.vggt, name, images, shape)
+        with self.placement.using(vggt=self.vggt):
+            return scaled_path(self.vggt, name, images, shape)
 
     def _denoise(
-        self, latents: Tensor, conditions: Conditions, solver: FlowSolver, guidance: float, monitor: JobMonitor
+        self, noise: Sequence[Noise], conditions: Conditions, sampling: Sampling, monitor: JobMonitor
     ) -> Tensor:
-        """Integrate the flow from noise to latents, unconditional and conditional text as one batch."""
-        text, image_tokens, cameras = conditions.text, conditions.image_tokens, conditions.camera_tokens
-        copies = 1 if conditions.negative_text is None else 2
-        if conditions.negative_text is not None:
-            text = torch.cat((conditions.negative_text, text))
-        image_tokens = image_tokens.repeat(copies, 1, 1)
-        if cameras is not None and len(latents) > 1:
-            cameras = cameras.repeat(copies, 1, 1, 1, 1)  # a single job's broadcast
-        timesteps = solver.timesteps.to(device=self.device)
-        with monitor.stage("denoise", len(solver)):
-            for index in range(len(solver)):
-                hidden = torch.cat((latents, conditions.control_latents), dim=1).repeat(copies, 1, 1, 1, 1)
-                flow = self.transformer(
-                    hidden, timesteps[index].expand(len(hidden)), text, image_tokens, camera_tokens=cameras
-                )
-                if copies == 2:
-                    unconditional, conditional = flow.chunk(2)
-                    flow = unconditional + guidance * (conditional - unconditional)
-                latents = solver.step(flow, index, latents)
-                monitor.report("denoise", index + 1, len(solver))
-        return latents
+        """From the start, also where memory ran out on the way: a solver remembers its last steps."""
+        level = self.placement.level
+        self.transformer.split_feed_forward(level.feed_forward_parts)
+        with self.placement.using(transformer=self.transformer):
+            return denoise(
+                self.transformer,
+                torch.stack([draw.latents for draw in noise]).to(self.device),
+                conditions,
+                FlowSolver(sampling.scheduler, sampling.steps, shift=sampling.shift, euler=self.scheduler),
+                Guidance(sampling.guidance, *sampling.guided_share),
+                monitor,
+                together=level.branches_together,
+                cache=self.cache,
+                watch=self.watch,
+            )
 
     def _decode(
         self,
@@ -377,15 +385,13 @@ class Gen3RPipeline:
     ) -> list[Scene]:
         """Right half to tokens, cameras, depth and points; left half to colours."""
         appearance, geometry = latents.chunk(2, dim=-1)
+        place = self.placement
         scenes = []
         for index, scale in enumerate(scales):
-            with monitor.stage("geometry"):
-                tokens = self.geometry_adapter.decode(geometry[index : index + 1])
-                layers = unpack_tokens(tokens, self.vggt.special_tokens, num_layers=len(self.vggt.config.layers))
-                prediction = self.vggt.decode(layers, shape.size)
-                del tokens, layers
-            with monitor.stage("video_decode"):
-                video = decode_video(self.video_vae, appearance[index : index + 1])[0]
-                colors = (video / 2 + 0.5).clamp(0, 1).permute(1, 2, 3, 0)
+            one = slice(index, index + 1)
+            to_geometry = partial(decode_geometry, place, self.geometry_adapter, self.vggt, geometry[one], shape.size)
+            prediction = run_stage(place, monitor, "geometry", to_geometry)
+            to_colors = partial(decode_colors, place, self.video_vae, appearance[one])
+            colors = run_stage(place, monitor, "video_decode", to_colors)
             scenes.append(assemble_scene(prediction, colors, observed, limit_depth=limit_depth, metres_per_unit=scale))
         return scenes

@@ -41,12 +41,14 @@ class JobMonitor:
 
     Attributes:
         seconds: wall time by stage, in the order of the stages.
+        lowered: "stage: level" for each time that memory ran out and the job went on with less of it.
     """
 
     def __init__(self, callback: Callback | None = None, device: torch.device | str = "cpu") -> None:
         self._callback = callback
         self._device = torch.device(device)
         self.seconds: dict[str, float] = {}
+        self.lowered: list[str] = []
 
     def report(self, stage: str, step: int, total: int) -> None:
         """Tell the caller.

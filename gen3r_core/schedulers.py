@@ -6,7 +6,7 @@ A level ``sigma`` goes from 1 (noise) to 0; the network sees ``1000 * sigma``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -56,6 +56,8 @@ class FlowSolver:
         if shift is not None and not shift > 0:
             raise InputError(f"the shift of the noise levels must be positive, got {shift}")
         config = dict(euler or {})
+        self._name = name
+        self._remembered: dict[int, Tensor] = {}
         train_steps = int(config.get("num_train_timesteps", 1000))
         if name == "euler":
             self._scheduler: Any = self._euler(config, num_steps, shift)
@@ -132,5 +134,44 @@ class FlowSolver:
         Returns:
             ``[B, C, f, h, w]`` float32.
         """
-        result: Tensor = self._scheduler.step(flow, self.timesteps[index], latents, return_dict=False)[0]
-        return result
+        if self._name == "euler":
+            result: Tensor = self._scheduler.step(flow, self.timesteps[index], latents, return_dict=False)[0]
+            return result
+        return self._multistep(flow, index, latents)
+
+    def _multistep(self, flow: Tensor, index: int, latents: Tensor) -> Tensor:
+        """A step of a solver that remembers.
+
+        Whatever it returns and remembers is a sum of tensors with factors that only depend on the noise levels.
+        diffusers computes the factors on the tensors' device, copying and solving small systems there, for which the
+        host waits. So its scheduler runs on unit vectors on the host, and the factors are applied here.
+        """
+        scheduler = self._scheduler
+        outputs = [place for place, value in enumerate(scheduler.model_outputs) if value is not None]
+        tensors = [latents.float(), flow.float(), *(self._remembered[place] for place in outputs)]
+        sampled = getattr(scheduler, "last_sample", None) is not None
+        if sampled:
+            tensors.append(self._remembered[-1])
+        units = list(torch.eye(len(tensors), dtype=torch.float64)[:, None])
+        for place, unit in zip(outputs, units[2:], strict=False):
+            scheduler.model_outputs[place] = unit
+        if sampled:
+            scheduler.last_sample = units[-1]
+        factors = scheduler.step(units[1], self.timesteps[index], units[0], return_dict=False)[0]
+        kept = {place: value for place, value in enumerate(scheduler.model_outputs) if value is not None}
+        if getattr(scheduler, "last_sample", None) is not None:
+            kept[-1] = scheduler.last_sample
+        self._remembered = {place: _weighted(value, tensors) for place, value in kept.items()}
+        return _weighted(factors, tensors)
+
+
+def _weighted(factors: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """The sum of tensors times ``[1, n]`` factors on the host; a tensor itself where that is all there is to it."""
+    numbers: list[float] = factors[0].tolist()
+    found = [(factor, tensor) for factor, tensor in zip(numbers, tensors, strict=True) if factor]
+    if len(found) == 1 and found[0][0] == 1:
+        return found[0][1]
+    total: Tensor = found[0][1] * found[0][0]
+    for factor, tensor in found[1:]:
+        total = total.add(tensor, alpha=factor)
+    return total

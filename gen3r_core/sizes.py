@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from gen3r_core.checkpoint.components import SPECS, Config
 from gen3r_core.checkpoint.folder import SCHEDULER_DEFAULTS
 from gen3r_core.errors import InputError
+from gen3r_core.execution.levels import LEVELS, Level
 from gen3r_core.models.text_encoder import Tokenizer
 from gen3r_core.pipeline import Gen3RPipeline
 
@@ -183,6 +184,7 @@ def random_pipeline(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     text_encoder: bool = True,
+    level: Level = LEVELS[0],
 ) -> Gen3RPipeline:
     """A whole pipeline with random weights.
 
@@ -192,21 +194,27 @@ def random_pipeline(
         dtype: of the weights.
         seed: of the weights; the same on one device and dtype.
         text_encoder: False leaves the text encoder out (prompts as embeddings only).
+        level: how sparing with the device's memory. Weights that it wants away are drawn on the host, so that only
+            one network at a time has to fit.
 
     Raises:
         InputError: unknown size.
     """
     named = _size(size)
-    generator = torch.Generator(device=device).manual_seed(seed)
-    parts: dict[str, Any] = {
-        name: random_component(name, config, device=device, dtype=dtype, generator=generator)
-        for name, config in named.components.items()
-        if text_encoder or name != "text_encoder"
-    }
+    generators: dict[str, torch.Generator] = {}
+    parts: dict[str, Any] = {}
+    for name, config in named.components.items():
+        if not text_encoder and name == "text_encoder":
+            continue
+        place = "cpu" if name in level.away else str(device)
+        generator = generators.setdefault(place, torch.Generator(device=place).manual_seed(seed))
+        parts[name] = random_component(name, config, device=place, dtype=dtype, generator=generator)
     return Gen3RPipeline(
         **parts,
         tokenizer=character_tokenizer() if text_encoder else None,
         scheduler=SCHEDULER_DEFAULTS,
         num_frames=named.num_frames,
         image_size=named.image_size,
+        device=device,
+        level=level,
     )

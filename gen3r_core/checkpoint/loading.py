@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from gen3r_core.checkpoint.folder import ComponentFiles
+from gen3r_core.checkpoint.folder import Checkpoint, ComponentFiles
 from gen3r_core.checkpoint.keymap import Plan, Shape, match_keys
+from gen3r_core.devices import memory_errors
+from gen3r_core.execution.levels import NETWORKS
 
 Progress = Callable[[str, int, int], None]
 """Called with a component's name, bytes done and bytes in all."""
@@ -84,6 +87,40 @@ def load_component(
     finally:
         files.close()  # what is not part of the module (a pickle's tensors of another type, say) shall not stay
     return module.to(device).eval()  # buffers are computed, not stored
+
+
+def load_components(
+    checkpoint: Checkpoint,
+    device: torch.device | str,
+    places: Mapping[str, torch.device | str],
+    *,
+    leave_out: Sequence[str] = (),
+    dtype: torch.dtype | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Load all components of a checkpoint.
+
+    Args:
+        checkpoint: to load.
+        device: where weights go.
+        places: where those of some components go instead, by name.
+        leave_out: names of components that are not needed.
+        dtype: as in :func:`load_component`.
+        progress: as in :func:`load_component`.
+
+    Returns:
+        modules by our names.
+
+    Raises:
+        CheckpointError: something is missing, damaged or does not fit.
+        DeviceError: memory runs out.
+    """
+    files = {name: checkpoint.component(name) for name in NETWORKS if name not in leave_out}
+    with memory_errors():
+        return {
+            name: load_component(part, device=places.get(name, device), dtype=dtype, progress=progress)
+            for name, part in files.items()
+        }
 
 
 def _fill(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gen3r_core.commands.options import (
+    PROFILE_NAMES,
     add_device_options,
     add_sampling_options,
     choose_device,
     choose_dtype,
+    image_size,
     sampling_of,
 )
 
@@ -21,10 +24,17 @@ def add_parser(commands: Any) -> None:
     """Add the sub-command."""
     parser = commands.add_parser("bench", help="time a model of a named size with random weights")
     parser.add_argument("--model", choices=("tiny", "small", "full"), default="tiny", help="size (default tiny)")
+    parser.add_argument("--checkpoint", type=Path, help="trained weights in place of random ones")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["2view"], help="jobs to time (default 2view)")
     parser.add_argument("--warmup", type=int, default=1, help="untimed short jobs before (default 1)")
     parser.add_argument("--repeats", type=int, default=3, help="timed jobs, of which the median counts (default 3)")
     parser.add_argument("--json", type=Path, help="also write the figures as JSON")
+    parser.add_argument("--profiles", nargs="+", choices=PROFILE_NAMES, default=["exact"], help="profiles to time")
+    parser.add_argument("--memory_budgets", nargs="+", type=float, help="budgets in GiB to time; none without it")
+    parser.add_argument("--sizes", nargs="+", type=image_size, help="sizes to time, in place of --size")
+    parser.add_argument("--errors", action="store_true", help="also measure the latents' error against exact")
+    parser.add_argument("--compile", action="store_true", help="compile the blocks of transformer and VGGT")
+    parser.add_argument("--channels_last", action="store_true", help="reorder the convolutions of both autoencoders")
     add_sampling_options(parser)
     add_device_options(parser)
     parser.set_defaults(run=run)
@@ -34,10 +44,15 @@ def run(args: argparse.Namespace) -> int:
     """Build, run, print the table."""
     from tqdm import tqdm
 
-    from gen3r_core.bench import BenchReport, describe_machine, format_table, run_bench
-    from gen3r_core.checkpoint.folder import PUBLISHED_DEFAULTS
+    from gen3r_core.bench import BenchReport, describe_machine, format_table
+    from gen3r_core.checkpoint.folder import PUBLISHED_DEFAULTS, open_checkpoint
+    from gen3r_core.conditioning import Task
     from gen3r_core.errors import InputError
+    from gen3r_core.execution.grid import bench_grid, speed_up
+    from gen3r_core.execution.levels import Level
+    from gen3r_core.execution.plan import plan_model
     from gen3r_core.io.atomic import write_json_atomic
+    from gen3r_core.pipeline import Gen3RPipeline
     from gen3r_core.progress import Progress
     from gen3r_core.sizes import random_pipeline
 
@@ -45,15 +60,42 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"bench needs at least one timed job, got --repeats {args.repeats} --warmup {args.warmup}")
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
-    pipeline = random_pipeline(args.model, device=device, dtype=dtype)
-    sampling = sampling_of(args, PUBLISHED_DEFAULTS)
+    checkpoint = None if args.checkpoint is None else open_checkpoint(args.checkpoint)
+    sampling = sampling_of(args, PUBLISHED_DEFAULTS if checkpoint is None else checkpoint.defaults)
+    samplings = [replace(sampling, size=size) for size in args.sizes or [args.size]]
+    plans = []
+    for budget in args.memory_budgets or [None]:
+        # One pipeline serves all tasks and sizes of a budget: the most frames known, the largest size.
+        largest = max(samplings, key=lambda one: one.size or (0, 0))
+        task = Task.ALL_VIEW if {"allview", "vggt"} & set(args.tasks) else Task.TWO_VIEW
+        plan = None if budget is None else plan_model(checkpoint or args.model, task, largest, dtype, budget)
+        plans.append((budget, plan))
+        if plan is not None:
+            print(plan.words())
+
+    def make(level: Level) -> Gen3RPipeline:
+        if checkpoint is None:
+            return random_pipeline(args.model, device=device, dtype=dtype, level=level)
+        return Gen3RPipeline.from_pretrained(checkpoint, device=device, dtype=dtype, level=level)
+
     with tqdm(desc="bench", unit="step", mininterval=0.5) as bar:
 
         def show(progress: Progress) -> None:
             bar.set_postfix_str(f"{progress.stage} {progress.step}/{progress.total}", refresh=False)
             bar.update(1)
 
-        results = run_bench(pipeline, args.tasks, sampling, warmup=args.warmup, repeats=args.repeats, callback=show)
+        found = bench_grid(
+            make,
+            plans,
+            samplings,
+            args.tasks,
+            args.profiles,
+            errors=args.errors,
+            prepare=lambda made: speed_up(made, channels_last=args.channels_last, compiled=args.compile),
+            warmup=args.warmup,
+            repeats=args.repeats,
+            callback=show,
+        )
     options = {
         "dtype": str(dtype).removeprefix("torch."),
         "steps": sampling.steps,
@@ -63,7 +105,13 @@ def run(args: argparse.Namespace) -> int:
         "warm-up": args.warmup,
         "median of": args.repeats,
     }
-    report = BenchReport(args.model, describe_machine(device), options, results)
+    options |= {name: True for name, on in (("compiled", args.compile), ("channels last", args.channels_last)) if on}
+    verdict = found.verdict()
+    if verdict is not None:
+        options["measure"] = verdict
+    report = BenchReport(
+        args.model if checkpoint is None else checkpoint.root.name, describe_machine(device), options, found.results
+    )
     print(format_table(report))
     if args.json is not None:
         write_json_atomic(args.json, report.to_dict())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gen3r_core.checkpoint.packaged import PACKAGED
 from gen3r_core.commands.options import (
     add_device_options,
+    add_execution_options,
     add_sampling_options,
     choose_device,
     choose_dtype,
@@ -70,6 +71,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--seed", type=int, default=42, help="of all random draws (default 42)")
     add_sampling_options(parser)
+    add_execution_options(parser)
     add_device_options(parser)
     parser.set_defaults(run=run)
 
@@ -78,6 +80,12 @@ def run(args: argparse.Namespace) -> int:
     """Check inputs, load, generate, write."""
     from gen3r_core.checkpoint.folder import open_checkpoint
     from gen3r_core.conditioning import LatentShape, Task
+    from gen3r_core.execution.calibration import Calibration
+    from gen3r_core.execution.grid import speed_up
+    from gen3r_core.execution.levels import LEVELS
+    from gen3r_core.execution.plan import limit_memory, plan_model
+    from gen3r_core.execution.profiles import profile_named
+    from gen3r_core.execution.step_cache import check_levels
     from gen3r_core.io.results import check_destination
     from gen3r_core.jobs import Job, resolve_jobs
     from gen3r_core.pipeline import Gen3RPipeline
@@ -86,13 +94,18 @@ def run(args: argparse.Namespace) -> int:
 
     # Whatever can be wrong is found before weights are loaded.
     task = Task(args.task)
+    profile = profile_named(args.profile)
+    calibration = None if args.calibration is None else Calibration.load(args.calibration)
     checkpoint = open_checkpoint(args.pretrained_model_name_or_path)
     height, width = args.size or checkpoint.defaults["image_size"]
     frames = checkpoint.defaults["num_frames"] if args.num_frames is None else args.num_frames
     LatentShape(frames, height, width)
     sampling = sampling_of(args, checkpoint.defaults, negative_prompt=args.negative_prompt)
-    shift = FlowSolver(args.scheduler, sampling.steps, shift=args.shift, euler=checkpoint.scheduler).shift
-    sampling = replace(sampling, shift=shift)
+    sampling = profile.sampling(sampling, task=task, num_frames=frames, image_size=(height, width))
+    solver = FlowSolver(sampling.scheduler, sampling.steps, shift=sampling.shift, euler=checkpoint.scheduler)
+    if calibration is not None:
+        check_levels(solver.sigmas.tolist()[:-1], calibration.levels)
+    sampling = replace(sampling, shift=solver.shift)
     prompt = read_prompt(args.prompts)
     cameras = _cameras(args)
     images = read_frames(args.frame_path, task, frames)
@@ -105,11 +118,20 @@ def run(args: argparse.Namespace) -> int:
             prompts.get(text)
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
+    level = LEVELS[0]
+    if args.memory_budget is not None:
+        plan = plan_model(checkpoint, task, sampling, dtype, args.memory_budget, text=prompts is None)
+        print(plan.words())
+        limit_memory(device, args.memory_budget)
+        level = plan.level
     with loading_bar() as progress:
         pipeline = Gen3RPipeline.from_pretrained(
-            checkpoint, device=device, dtype=dtype, prompts=prompts, progress=progress
+            checkpoint, device=device, dtype=dtype, prompts=prompts, progress=progress, level=level
         )
-    _generate(args, pipeline, job, sampling, dtype)
+    if args.compile:
+        speed_up(pipeline, channels_last=False, compiled=True)
+    with profile.apply(pipeline, calibration):
+        _generate(args, pipeline, job, sampling, dtype)
     return 0
 
 
@@ -149,6 +171,10 @@ def _generate(
             "scheduler": sampling.scheduler,
             "shift": sampling.shift,
             "attention": str(sampling.attention),
+            "profile": args.profile,
+            "calibration": None if args.calibration is None else str(args.calibration),
+            "level": pipeline.placement.level.name,
+            "lowered": monitor.lowered,
             "seed": args.seed,
             "dtype": str(dtype).removeprefix("torch."),
             "remove_far_points": args.remove_far_points,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gen3r_core.errors import DeviceError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 SCHEDULERS = ("euler", "unipc", "dpm++")
+PROFILE_NAMES = ("exact", "balanced", "fast", "preview")
 KERNELS = ("auto", "cudnn", "flash", "efficient", "math")
 
 
@@ -42,6 +44,21 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         "--size", type=image_size, help="side in pixels or HEIGHTxWIDTH, multiples of 112 (default: the model's)"
     )
     parser.add_argument("--attention", choices=KERNELS, default="auto", help="attention kernel (default auto)")
+
+
+def add_execution_options(parser: argparse.ArgumentParser) -> None:
+    """How fast, and in how much memory."""
+    parser.add_argument(
+        "--profile",
+        choices=PROFILE_NAMES,
+        default="exact",
+        help="what may be given up for speed (default exact: nothing); only exact is verified on published weights",
+    )
+    parser.add_argument("--calibration", type=Path, help="file of 'gen3r calibrate': lets the profile spare steps")
+    parser.add_argument("--memory_budget", type=float, help="GiB that may be used on the device; see 'gen3r plan'")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the networks' blocks: faster from the second job on"
+    )
 
 
 def sampling_of(args: argparse.Namespace, defaults: Mapping[str, Any], **others: Any) -> Sampling:

@@ -51,6 +51,10 @@ _PREFERENCE: dict[AttentionKernel, list[SDPBackend]] = {
 # What torch says where a kernel cannot run: on a GPU, and on a CPU.
 _REFUSALS = ("No available kernel", "No viable backend")
 
+# The same for compiled code, which binds the kernel when it is compiled and must be compiled anew for another. As
+# torch's own preference it holds for the whole process.
+_in_force = [AttentionKernel.AUTO.value]
+
 _active: ContextVar[AttentionKernel] = ContextVar("gen3r_attention_kernel", default=AttentionKernel.AUTO)
 
 
@@ -76,6 +80,8 @@ def kernel_scope(kernel: AttentionKernel | str = AttentionKernel.AUTO) -> Iterat
         names = ", ".join(k.value for k in AttentionKernel)
         raise DeviceError(f"attention kernel {kernel!r} is unknown; choose one of: {names}") from error
     token = _active.set(chosen)
+    before = _in_force[0]
+    _in_force[0] = chosen.value
     try:
         with sdpa_kernel(_PREFERENCE[chosen], set_priority=True):
             yield
@@ -86,6 +92,7 @@ def kernel_scope(kernel: AttentionKernel | str = AttentionKernel.AUTO) -> Iterat
             f"attention kernel '{chosen.value}' cannot run here; choose another with --attention (auto always works)"
         ) from error
     finally:
+        _in_force[0] = before
         _active.reset(token)
 
 
@@ -103,6 +110,8 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> to
     Raises:
         DeviceError: the kernel asked for by :func:`kernel_scope` cannot run these tensors.
     """
+    if not _in_force[0]:  # read, so that compiled code depends on it
+        raise DeviceError("no attention kernel is in force")
     try:
         return F.scaled_dot_product_attention(query, key, value)
     except RuntimeError as error:

@@ -13,7 +13,8 @@ Built on diffusers' ``WanTransformer3DModel``; what differs is stated where it d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -27,6 +28,14 @@ from gen3r_core.models.attention import attention
 
 CAMERA_UNSHUFFLE = 8
 """Pixels of one latent cell along each side; the camera adapter folds them into channels."""
+
+Through = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+"""Given tokens ``[B, L, dim]`` and what takes them through the blocks: the tokens behind the blocks."""
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager[Any]:
+    # The meta device, on which memory is predicted, knows no autocast.
+    return nullcontext() if device_type == "meta" else torch.autocast(device_type, enabled=False)
 
 
 def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -140,7 +149,13 @@ class Float32ResidualBlock(WanTransformerBlock):  # type: ignore[misc]
     which promotes the stream to float32. Rounding it to bf16 after every block, as diffusers
     does, more than doubles the distance to the float32 result (1.3 % against 0.5 % over 30
     random layers).
+
+    Attributes:
+        feed_forward_parts: into how many groups of tokens the feed-forward layers are split, one after the other: their
+            hidden features are six times as wide as a token and the largest tensor of a block.
     """
+
+    feed_forward_parts: int = 1
 
     def forward(
         self,
@@ -168,7 +183,11 @@ class Float32ResidualBlock(WanTransformerBlock):  # type: ignore[misc]
         x = x + attended * gate
         conditioned: Tensor = self.attn2(self.norm2(x).to(dtype), encoder_hidden_states, None, None)
         x = x + conditioned
-        mixed: Tensor = self.ffn((self.norm3(x) * (1 + ff_scale) + ff_shift).to(dtype))
+        normed = (self.norm3(x) * (1 + ff_scale) + ff_shift).to(dtype)
+        if self.feed_forward_parts == 1:
+            mixed: Tensor = self.ffn(normed)
+        else:
+            mixed = torch.cat([self.ffn(part) for part in normed.chunk(self.feed_forward_parts, dim=1)], dim=1)
         return x + mixed * ff_gate
 
 
@@ -250,6 +269,11 @@ class CameraTransformer(WanTransformer3DModel):  # type: ignore[misc]
         self.set_attn_processor(TwoContextAttention(text_len))
         self.camera_adapter = None if camera_channels is None else CameraAdapter(camera_channels, dim)
 
+    def split_feed_forward(self, parts: int) -> None:
+        """Have the blocks' feed-forward layers take so many groups of tokens in turn, which spares memory."""
+        for block in self.blocks:
+            block.feed_forward_parts = parts  # type: ignore[assignment]
+
     def pad_text(self, prompts: Sequence[Tensor]) -> Tensor:
         """Zero-pad text embeddings to the model's text length.
 
@@ -286,7 +310,7 @@ class CameraTransformer(WanTransformer3DModel):  # type: ignore[misc]
         angles = torch.outer(timestep.double(), 10000.0**-exponent)
         sinusoids = torch.cat((angles.cos(), angles.sin()), dim=1)
         dtype = embedder.time_proj.weight.dtype
-        with torch.autocast(timestep.device.type, enabled=False):  # float32 in mixed-precision training, too
+        with _no_autocast(timestep.device.type):  # float32 in mixed-precision training, too
             embedding = embedder.time_embedder(sinusoids.to(dtype))
             modulation = embedder.time_proj(embedder.act_fn(embedding)).unflatten(1, (6, -1))
         return embedding.float(), modulation.float()
@@ -316,11 +340,14 @@ class CameraTransformer(WanTransformer3DModel):  # type: ignore[misc]
         self,
         hidden_states: Tensor,
         timestep: Tensor,
-        encoder_hidden_states: Tensor,
-        encoder_hidden_states_image: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_hidden_states_image: Tensor | None = None,
         camera_latents: Tensor | None = None,
         camera_tokens: Tensor | None = None,
         *,
+        context: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        through: Through | None = None,
         side_by_side: bool = True,
         **_: Any,
     ) -> Tensor:
@@ -335,13 +362,16 @@ class CameraTransformer(WanTransformer3DModel):  # type: ignore[misc]
             camera_latents: ``[B or 1, camera_channels, f, 8h, 8w]`` packed rays, or None.
             camera_tokens: the camera adapter's output for them, ``[B or 1, dim, f, h/2, w/2]``,
                 so that a job computes it once; takes precedence.
+            context: :meth:`embed_context` of text and image tokens, for the same reason; takes precedence.
+            rotary: tables of ``rope``, for the same reason; take precedence.
+            through: takes the tokens through the blocks, given :meth:`run_blocks` on them; None just calls it.
             side_by_side: False gives plain Wan2.1 column positions over the whole width.
 
         Returns:
             ``[B, out_channels, f, h, w]`` float32.
         """
         dtype = self.patch_embedding.weight.dtype
-        rotary = self.rope(hidden_states, side_by_side=side_by_side)
+        tables = self.rope(hidden_states, side_by_side=side_by_side) if rotary is None else rotary
         x = self.patch_embedding(hidden_states.to(dtype)).float()
         grid = x.shape[2:]
         if camera_tokens is None and camera_latents is not None:
@@ -350,15 +380,35 @@ class CameraTransformer(WanTransformer3DModel):  # type: ignore[misc]
             x = x + camera_tokens
         x = x.flatten(2).transpose(1, 2).contiguous()
         embedding, modulation = self.embed_time(timestep)
-        context = self.embed_context(encoder_hidden_states.to(dtype), encoder_hidden_states_image.to(dtype))
+        if context is None:
+            if encoder_hidden_states is None or encoder_hidden_states_image is None:
+                raise InputError("the transformer needs text and image tokens, or the context embedded of them")
+            context = self.embed_context(encoder_hidden_states.to(dtype), encoder_hidden_states_image.to(dtype))
+        conditions = context
+
+        def run(tokens: Tensor) -> Tensor:
+            return self.run_blocks(tokens, conditions, modulation, tables)
+
+        x = run(x) if through is None else through(x, run)
+        shift, scale = (self.scale_shift_table.float() + embedding[:, None]).chunk(2, dim=1)
+        x = self.proj_out((self.norm_out(x) * (1 + scale) + shift).to(dtype)).float()
+        return self._unpatch(x, grid)
+
+    def run_blocks(self, x: Tensor, context: Tensor, modulation: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """Take the residual stream ``[B, L, dim]`` float32 through all blocks.
+
+        Args:
+            x: patch embeddings with the cameras' offsets.
+            context: of :meth:`embed_context`.
+            modulation: of :meth:`embed_time`.
+            rotary: tables of ``rope``.
+        """
         for block in self.blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 x = self._gradient_checkpointing_func(block, x, context, modulation, rotary)
             else:
                 x = block(x, context, modulation, rotary)
-        shift, scale = (self.scale_shift_table.float() + embedding[:, None]).chunk(2, dim=1)
-        x = self.proj_out((self.norm_out(x) * (1 + scale) + shift).to(dtype)).float()
-        return self._unpatch(x, grid)
+        return x
 
     def _unpatch(self, x: Tensor, grid: Sequence[int]) -> Tensor:
         """``[B, L, prod(patch) * C]`` to ``[B, C, f, h, w]``; channels vary fastest within a patch."""

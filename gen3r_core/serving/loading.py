@@ -37,17 +37,29 @@ def load_pipeline(options: WorkerOptions, report: Report) -> tuple[Gen3RPipeline
     from gen3r_core.checkpoint.folder import open_checkpoint
     from gen3r_core.checkpoint.packaged import PACKAGED, packaged_folder
     from gen3r_core.commands.options import choose_device, choose_dtype
+    from gen3r_core.conditioning import Task
+    from gen3r_core.execution.levels import LEVELS
+    from gen3r_core.execution.plan import limit_memory, plan_model
+    from gen3r_core.jobs import Sampling
     from gen3r_core.pipeline import Gen3RPipeline
     from gen3r_core.prompts import PromptCache
 
     report(IMPORTS, "opening the checkpoint")
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device)
+    level = LEVELS[0]
+    if options.memory_budget is not None:
+        report(IMPORTS, f"planning for {options.memory_budget:g} GiB")
+        model = options.random_size or open_checkpoint(options.checkpoint)
+        level = plan_model(
+            model, Task.TWO_VIEW, Sampling(), dtype, options.memory_budget, text=not options.prompts
+        ).level
+        limit_memory(device, options.memory_budget)
     if options.random_size is not None:
         from gen3r_core.sizes import random_pipeline
 
         name = f"random-{options.random_size}"
-        pipeline = random_pipeline(options.random_size, device=device, dtype=dtype)
+        pipeline = random_pipeline(options.random_size, device=device, dtype=dtype, level=level)
     else:
         checkpoint = open_checkpoint(options.checkpoint)
         name = PACKAGED if checkpoint.root == packaged_folder() else checkpoint.root.name
@@ -57,6 +69,7 @@ def load_pipeline(options: WorkerOptions, report: Report) -> tuple[Gen3RPipeline
             device=device,
             dtype=dtype,
             prompts=prompts,
+            level=level,
             progress=component_progress(checkpoint, report, leave_out="text_encoder" if options.prompts else None),
         )
     weights = pipeline.transformer.patch_embedding.weight

@@ -23,6 +23,7 @@ class WorkerOptions:
         random_size: a model of a named size (see :mod:`gen3r_core.sizes`) with random weights in place of a
             checkpoint, to try things without one.
         prompts: file of ``gen3r embed-prompts``; with it the text encoder is not loaded.
+        memory_budget: GiB that may be used on the device, see ``gen3r plan``; None takes what a job needs.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         dtype: "auto", "fp32", "bf16" or "fp16".
         threads: of torch on the CPU; None takes :func:`spare_cores`.
@@ -41,6 +42,7 @@ class WorkerOptions:
     checkpoint: str | Path | None = None
     random_size: str | None = None
     prompts: str | Path | None = None
+    memory_budget: float | None = None
     device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None
@@ -58,6 +60,8 @@ class WorkerOptions:
                 f"a worker has one model, got checkpoint {str(self.checkpoint)!r} and random size "
                 f"{self.random_size!r}; leave one out"
             )
+        if self.memory_budget is not None and not self.memory_budget > 0:
+            raise InputError(f"the memory budget of a worker must be positive GiB, got {self.memory_budget}")
         if self.threads is not None and self.threads < 1:
             raise InputError(f"a worker needs at least 1 thread, got {self.threads}")
         if not 0 <= self.niceness <= 19:

@@ -94,6 +94,7 @@ class PredictOptions:
     shift: float | None = None
     limit_depth: bool = True
     attention: str = "auto"
+    guided_share: tuple[float, float] = (0.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 import torch
 
 from gen3r_core.conditioning import LatentShape, Task, pack_cameras
+from gen3r_core.execution.grid import speed_up
+from gen3r_core.execution.levels import LEVELS
 from gen3r_core.pipeline import SCENE_SCALE, Gen3RPipeline, Job, Noise, Sampling
 from gen3r_core.scene import CameraPath, Scene
 
@@ -63,7 +66,7 @@ class Comparison:
 
     def __call__(self, key: str, value: torch.Tensor) -> None:
         expected = self.outputs[key]
-        golden.assert_close(self.subsample(value, expected), expected, LIMIT)
+        golden.assert_close(self.subsample(value.cpu(), expected), expected, LIMIT)
 
 
 def _initial_latents(case: golden.GoldenCase) -> torch.Tensor:
@@ -87,6 +90,11 @@ def _check_built_in_cameras(
     compare("Ks", path.intrinsics)
 
 
+def _on_host(scene: Scene) -> Scene:
+    tensors = {name: value.cpu() for name, value in vars(scene).items() if isinstance(value, torch.Tensor)}
+    return replace(scene, **tensors)
+
+
 def _check_scene(scene: Scene, compare: Comparison, task: Task) -> None:
     compare("depth_maps", scene.depth[None, ..., None])
     compare("point_maps", scene.point_map[None])
@@ -102,11 +110,26 @@ def _check_scene(scene: Scene, compare: Comparison, task: Task) -> None:
     assert scene.observed.nonzero().flatten().tolist() == task.known_frames(len(scene))
 
 
+WAYS = [
+    pytest.param("cpu", "plain", id="plain"),
+    pytest.param("cpu", "moved", id="moved"),
+    pytest.param("cpu", "optimised", id="optimised", marks=pytest.mark.slow),
+    pytest.param("cuda", "optimised", id="cuda", marks=pytest.mark.gpu),
+    pytest.param("cuda", "moved", id="cuda-moved", marks=pytest.mark.gpu),
+]
+"""Without anything, with all exact speed-ups on, and at the level that moves the most weights."""
+
+
+@pytest.mark.parametrize(("device", "way"), WAYS)
 @pytest.mark.parametrize("name", _cases())
-def test_pipeline(name: str, tmp_path: Path) -> None:
+def test_pipeline(name: str, device: str, way: str, tmp_path: Path) -> None:
     case = golden.load(name)
     _write_published(tmp_path / "checkpoint", case)
-    pipeline = Gen3RPipeline.from_pretrained(tmp_path / "checkpoint")
+    # The golden outputs hold both branches of guidance.
+    level = replace(LEVELS[-1], branches_together=True) if way == "moved" else LEVELS[0]
+    pipeline = Gen3RPipeline.from_pretrained(tmp_path / "checkpoint", device=device, level=level)
+    if way == "optimised":
+        speed_up(pipeline, channels_last=True, compiled=True)
     settings, out = case.meta["settings"], case.outputs
     task, frames = Task(case.meta["task"]), case.meta["num_frames"]
     low = case.inputs["control_lowres"].permute(0, 3, 1, 2)
@@ -115,6 +138,7 @@ def test_pipeline(name: str, tmp_path: Path) -> None:
     size = (noise.shape[-2] * 8, noise.shape[-1] * 8)
     shape = LatentShape(frames, *size)
     images = low.repeat_interleave(size[0] // low.shape[2], 2).repeat_interleave(size[1] // low.shape[3], 3)
+    images = images.to(device)
     compare = Comparison(case)
     compare("control_images_check", images[None])
     cameras: Any = settings["cameras"]
@@ -122,7 +146,7 @@ def test_pipeline(name: str, tmp_path: Path) -> None:
         cameras = "free"
     elif cameras == "given":
         cameras = CameraPath(case.inputs["c2ws"], case.inputs["Ks"], size)
-    with torch.no_grad():
+    with torch.no_grad(), pipeline.placement.using(vggt=pipeline.vggt, text_encoder=pipeline.text_encoder):
         rays = pipeline.rays(cameras, images, shape)[None]
         if "plucker" in out:
             compare("plucker", rays)
@@ -141,10 +165,12 @@ def test_pipeline(name: str, tmp_path: Path) -> None:
     finals: list[torch.Tensor] = []
 
     def on_transformer(_module: Any, args: Any, _kwargs: Any, output: torch.Tensor) -> None:
-        hidden, timestep, _text, image_tokens = args
+        hidden, timestep = args
         seen["control_latents"] = hidden[-1:, output.shape[1] :]
-        seen["clip_context"] = image_tokens[-1:]
         steps.append((timestep, output))
+
+    def on_image(_module: Any, _args: Any, output: torch.Tensor) -> None:
+        seen["clip_context"] = output
 
     decode = pipeline._decode
 
@@ -153,7 +179,8 @@ def test_pipeline(name: str, tmp_path: Path) -> None:
         return decode(final, *args)
 
     pipeline.transformer.register_forward_hook(on_transformer, with_kwargs=True)
-    pipeline._decode = on_decode  # type: ignore[method-assign]
+    pipeline.image_encoder.register_forward_hook(on_image)
+    pipeline._decode = on_decode  # type: ignore[assignment,method-assign]
     scene = pipeline.generate(
         Job(images, task, prompts[1], cameras),
         Sampling(
@@ -173,4 +200,4 @@ def test_pipeline(name: str, tmp_path: Path) -> None:
         compare(f"step{index}/model_output", output)
     assert f"step{len(steps)}/t" not in out
     compare("latents_final", finals[0])
-    _check_scene(scene, compare, task)
+    _check_scene(_on_host(scene), compare, task)

@@ -1,0 +1,193 @@
+"""Benchmarks over profiles, memory budgets and sizes, with the price of each profile in the latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gen3r_core.bench import BenchResult, bench_images, bench_job, run_bench
+from gen3r_core.conditioning import Task
+from gen3r_core.execution.calibration import Calibration, calibrate
+from gen3r_core.execution.compiled import CompiledBlocks
+from gen3r_core.execution.layout import ChannelsLast
+from gen3r_core.execution.levels import LEVELS, Level
+from gen3r_core.execution.placement import blocks_of
+from gen3r_core.execution.plan import MemoryPlan, limit_memory
+from gen3r_core.execution.profiles import PROFILES, Profile
+from gen3r_core.execution.step_cache import ResidualCache
+from gen3r_core.execution.trajectory import Trajectory, TrajectoryError, compare
+from gen3r_core.jobs import Sampling
+from gen3r_core.pipeline import Gen3RPipeline
+from gen3r_core.progress import Callback
+
+PipelineOf = Callable[[Level], Gen3RPipeline]
+
+
+def speed_up(pipeline: Gen3RPipeline, *, channels_last: bool, compiled: bool) -> Callable[[], None]:
+    """Put exact speed-ups on a pipeline.
+
+    Args:
+        pipeline: changed until the result is called.
+        channels_last: reorder the convolutions of video VAE and geometry adapter.
+        compiled: compile the blocks of the transformer and of VGGT.
+
+    Returns:
+        what takes them off again.
+    """
+    put_on: list[CompiledBlocks | ChannelsLast] = []
+    if channels_last:
+        put_on.append(ChannelsLast([pipeline.video_vae, pipeline.geometry_adapter]))
+    if compiled:
+        put_on += [CompiledBlocks(blocks_of(network)) for network in (pipeline.transformer, pipeline.vggt)]
+
+    def remove() -> None:
+        while put_on:
+            put_on.pop().remove()
+
+    return remove
+
+
+def record(pipeline: Gen3RPipeline, task: Task, sampling: Sampling, callback: Callback | None = None) -> Trajectory:
+    """The latents of one bench job on their way."""
+    trajectory = Trajectory()
+    before, pipeline.watch = pipeline.watch, trajectory
+    try:
+        pipeline.generate(bench_job(bench_images(pipeline, sampling), task), sampling, callback=callback)
+    finally:
+        pipeline.watch = before
+    return trajectory
+
+
+def profile_error(
+    pipeline: Gen3RPipeline,
+    profile: Profile,
+    task: Task,
+    sampling: Sampling,
+    exact: Trajectory,
+    calibration: Calibration | None,
+) -> TrajectoryError | None:
+    """The error of a profile's latents against the exact ones; None where sizes differ."""
+    if profile.side_share < 1 or profile.frames_share < 1:
+        return None
+    with profile.apply(pipeline, calibration):
+        return compare(record(pipeline, task, _under(profile, pipeline, sampling, task)), exact)
+
+
+def bad_cache_error(pipeline: Gen3RPipeline, task: Task, sampling: Sampling, exact: Trajectory) -> TrajectoryError:
+    """The error of reusing the first step's residual to the end. A measure of error that accepts this is none."""
+    before, pipeline.cache = pipeline.cache, ResidualCache([False] + [True] * (sampling.steps - 1))
+    try:
+        return compare(record(pipeline, task, sampling), exact)
+    finally:
+        pipeline.cache = before
+
+
+def _under(profile: Profile, pipeline: Gen3RPipeline, sampling: Sampling, task: Task) -> Sampling:
+    return profile.sampling(sampling, task=task, num_frames=pipeline.num_frames, image_size=pipeline.image_size)
+
+
+def calibrate_profile(
+    pipeline: Gen3RPipeline, profile: Profile, task: Task, sampling: Sampling, callback: Callback | None = None
+) -> Calibration | None:
+    """Calibrate on a bench job for a profile's schedule; None where it spares no steps."""
+    if profile.spared_error is None:
+        return None
+    own = _under(profile, pipeline, sampling, task)
+    return calibrate(pipeline, [bench_job(bench_images(pipeline, own), task)], own, callback=callback)
+
+
+@dataclass(frozen=True)
+class GridResult:
+    """Figures of all combinations.
+
+    Attributes:
+        results: of each.
+        bad_caches: errors of the bad cache, one for each combination of task, size and budget that was measured.
+    """
+
+    results: list[BenchResult]
+    bad_caches: list[TrajectoryError]
+
+    def verdict(self) -> str | None:
+        """Whether the measure of error is one, in words; None where nothing was measured."""
+        if not self.bad_caches:
+            return None
+        limit = max(profile.limit for profile in PROFILES.values())
+        least = min(error.worst for error in self.bad_caches)
+        if any(error.accepted(limit) for error in self.bad_caches):
+            return f"a deliberately bad cache has error {least:.4f} and is accepted: the errors here mean nothing"
+        return f"a deliberately bad cache has error {least:.4f} and is rejected (limit {limit:g})"
+
+
+def bench_grid(
+    make: PipelineOf,
+    plans: Sequence[tuple[float | None, MemoryPlan | None]],
+    samplings: Sequence[Sampling],
+    tasks: Sequence[str],
+    profiles: Sequence[str],
+    *,
+    errors: bool = False,
+    prepare: Callable[[Gen3RPipeline], object] | None = None,
+    **options: Any,
+) -> GridResult:
+    """Run all combinations.
+
+    Args:
+        make: a pipeline at a level; made anew for each budget.
+        plans: budgets in GiB with their plans; None for no budget.
+        samplings: one for each size.
+        tasks: of :class:`Task`, or "vggt".
+        profiles: by name.
+        errors: also measure the latents' errors, and that of a bad cache.
+        prepare: puts speed-ups on a fresh pipeline.
+        options: of :func:`gen3r_core.bench.run_bench`.
+    """
+    results: list[BenchResult] = []
+    bad: list[TrajectoryError] = []
+    for budget, plan in plans:
+        pipeline = make(LEVELS[0] if plan is None else plan.level)
+        if budget is not None:
+            limit_memory(pipeline.device, budget)
+        if prepare is not None:
+            prepare(pipeline)
+        marks: dict[str, Any] = {
+            "budget_gib": budget,
+            "predicted_gib": None if plan is None else plan.peak.total / 2**30,
+        }
+        for sampling in samplings:
+            for task in tasks:
+                if task == "vggt":
+                    found = run_bench(pipeline, [task], sampling, **options)
+                else:
+                    found = _profiles(pipeline, Task(task), sampling, profiles, errors, options, bad)
+                results += [replace(result, **marks) for result in found]
+        del pipeline
+    return GridResult(results, bad)
+
+
+def _profiles(
+    pipeline: Gen3RPipeline,
+    task: Task,
+    sampling: Sampling,
+    profiles: Sequence[str],
+    errors: bool,
+    options: dict[str, Any],
+    bad: list[TrajectoryError],
+) -> list[BenchResult]:
+    callback = options.get("callback")
+    exact = record(pipeline, task, sampling, callback) if errors else None
+    results = []
+    for profile in (PROFILES[name] for name in profiles):
+        calibration = calibrate_profile(pipeline, profile, task, sampling, callback)
+        with profile.apply(pipeline, calibration):
+            result = run_bench(pipeline, [task], _under(profile, pipeline, sampling, task), **options)[0]
+        result = replace(result, profile=profile.name)
+        if exact is not None:
+            found = profile_error(pipeline, profile, task, sampling, exact, calibration)
+            if found is not None:
+                result = replace(result, error=found.worst, accepted=found.accepted(profile.limit))
+        results.append(result)
+    if exact is not None:
+        bad.append(bad_cache_error(pipeline, task, sampling, exact))
+    return results

@@ -1,0 +1,141 @@
+"""Where the networks' weights lie between the stages of a job, and while they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from weakref import WeakKeyDictionary, WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from gen3r_core.execution.levels import LEVELS, Level
+from gen3r_core.execution.streaming import BlockStream
+from gen3r_core.models.text_encoder import TextEncoder
+from gen3r_core.models.transformer import CameraTransformer
+from gen3r_core.models.vggt import VGGT
+
+PARTS = {"camera_adapter": "transformer"}
+"""Parts of a network that are used by themselves."""
+
+
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """The blocks of a network that can be streamed, in the order of their calls; empty for other networks."""
+    if isinstance(network, CameraTransformer):
+        return list(network.blocks)
+    if isinstance(network, TextEncoder):
+        return list(network.model.encoder.block)
+    if isinstance(network, VGGT):
+        body = network.aggregator
+        return list(chain.from_iterable(zip(body.frame_blocks, body.global_blocks, strict=True)))
+    return []
+
+
+class Placement:
+    """Brings networks to the device for as long as they are used, as far as the level asks for it.
+
+    Weights that live in host memory are never copied back: they do not change.
+
+    Args:
+        device: where everything is computed.
+        level: how sparing with the device's memory.
+
+    Attributes:
+        device: the same.
+    """
+
+    def __init__(self, device: torch.device, level: Level = LEVELS[0]) -> None:
+        self.device = device
+        self._level = level
+        self._streams: WeakKeyDictionary[nn.Module, BlockStream] = WeakKeyDictionary()
+        self._present: WeakSet[nn.Module] = WeakSet()
+
+    @property
+    def level(self) -> Level:
+        """How sparing it is."""
+        return self._level
+
+    def change(self, level: Level) -> None:
+        """Go on at another level, from the next use of each network on."""
+        self._level = level
+        for network, stream in list(self._streams.items()):
+            del network
+            stream.close()
+        self._streams.clear()
+
+    def lower(self) -> Level | None:
+        """The next more sparing level, None at the last."""
+        later = LEVELS[LEVELS.index(self._level) + 1 :] if self._level in LEVELS else ()
+        return later[0] if later else None
+
+    def forget(self, network: nn.Module) -> None:
+        """Call this after parts of a network were exchanged."""
+        stream = self._streams.pop(network, None)
+        if stream is not None:
+            stream.close()
+
+    @contextmanager
+    def using(self, **networks: nn.Module | None) -> Iterator[None]:
+        """Have networks on the device.
+
+        Args:
+            networks: by name (see :data:`gen3r_core.execution.levels.NETWORKS`); "camera_adapter" is the
+                transformer's. None is nothing to do.
+        """
+        with ExitStack() as stack:
+            for name, network in networks.items():
+                if network is not None:
+                    stack.enter_context(self._having(name, network))
+            yield
+
+    @contextmanager
+    def _having(self, name: str, network: nn.Module) -> Iterator[None]:
+        if network in self._present:
+            yield
+            return
+        with ExitStack() as stack:
+            if PARTS.get(name, name) not in self._level.away:
+                if device_of(network) != self.device:  # pragma: gpu-only
+                    network.to(self.device)
+            else:
+                blocks = blocks_of(network) if name in self._level.streamed else []
+                inside = {id(tensor) for block in blocks for tensor in (*block.parameters(), *block.buffers())}
+                rest = [t for t in (*network.parameters(), *network.buffers()) if id(t) not in inside]
+                stack.enter_context(_on_device(rest, self.device))
+                if blocks:
+                    stack.enter_context(self._stream(network, blocks, name))
+            self._present.add(network)
+            stack.callback(self._present.discard, network)
+            yield
+
+    def _stream(self, network: nn.Module, blocks: Sequence[nn.Module], name: str) -> BlockStream:
+        if network not in self._streams:
+            # The text encoder runs once a prompt: locking its many GiB would take longer than it gains.
+            self._streams[network] = BlockStream(blocks, self.device, pinned=name != "text_encoder")
+        return self._streams[network]
+
+    def send_home(self, name: str, network: nn.Module | None) -> None:
+        """Bring a network to host memory now, if the level wants it there between uses."""
+        if network is not None and name in self._level.away and device_of(network).type != "cpu":  # pragma: gpu-only
+            network.to("cpu")
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's first weight lies."""
+    return next(network.parameters()).device
+
+
+@contextmanager
+def _on_device(tensors: Sequence[Tensor], device: torch.device) -> Iterator[None]:
+    """Have copies of tensors on the device in their place; afterwards they are what they were, in host memory."""
+    homes: list[Tensor] = []
+    try:
+        for tensor in tensors:
+            home = tensor.data if tensor.data.device.type == "cpu" else tensor.data.cpu()
+            homes.append(home)
+            tensor.data = torch.empty_like(home, device=device).copy_(home, non_blocking=True)
+        yield
+    finally:
+        for tensor, home in zip(tensors, homes, strict=False):
+            tensor.data = home

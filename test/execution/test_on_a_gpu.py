@@ -1,0 +1,113 @@
+"""What only a GPU can show: streams, caps, float8 products, and a loop that never waits."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from lively import assert_scenes_close, lively_pipeline
+from scene_equality import identical
+
+from gen3r_core.errors import Gen3RError
+from gen3r_core.execution.grid import speed_up
+from gen3r_core.execution.levels import LEVELS
+from gen3r_core.execution.placement import Placement
+from gen3r_core.execution.plan import GIB, limit_memory, plan_model
+from gen3r_core.execution.weights import EightBitLinear, multiplies_fp8
+from gen3r_core.jobs import Sampling
+from gen3r_core.sizes import random_pipeline
+
+pytestmark = pytest.mark.gpu
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture(scope="module")
+def on_gpu():
+    pipeline = lively_pipeline()
+    for name in ("transformer", "video_vae", "geometry_adapter", "vggt", "image_encoder", "text_encoder"):
+        getattr(pipeline, name).to(CUDA)
+    pipeline.placement = Placement(CUDA)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def expected(on_gpu, job, sampling):
+    return on_gpu.generate(job, sampling)
+
+
+@pytest.mark.parametrize("index", [1, 2])
+def test_moved_weights_change_no_bit(on_gpu, job, sampling, expected, index):
+    on_gpu.placement.change(LEVELS[index])
+    try:
+        for _ in range(2):
+            assert identical(on_gpu.generate(job, sampling), expected)
+        assert next(on_gpu.text_encoder.parameters()).device.type == "cpu"
+    finally:
+        on_gpu.placement.change(LEVELS[0])
+    assert identical(on_gpu.generate(job, sampling), expected)
+
+
+def test_streamed_blocks(on_gpu, job, sampling, expected):
+    on_gpu.placement.change(LEVELS[-1])
+    try:
+        found = [on_gpu.generate(job, sampling) for _ in range(3)]
+    finally:
+        on_gpu.placement.change(LEVELS[0])
+    assert identical(found[0], found[1])
+    assert identical(found[0], found[2])
+    assert_scenes_close(found[0], expected, 1e-3)
+
+
+def test_exact_speed_ups(on_gpu, job, sampling, expected):
+    remove = speed_up(on_gpu, channels_last=True, compiled=True)
+    try:
+        assert_scenes_close(on_gpu.generate(job, sampling), expected, 1e-3)
+    finally:
+        remove()
+    assert identical(on_gpu.generate(job, sampling), expected)
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "unipc", "dpm++"])
+def test_the_loop_never_waits(on_gpu, job, sampling, scheduler):
+    """torch raises where the host would wait for the device; checked from the first step's report to the last's."""
+
+    def watch(report):
+        if report.stage == "denoise":
+            mode = "error" if 0 < report.step < report.total else "default"
+            torch.cuda.set_sync_debug_mode(mode)
+
+    try:
+        on_gpu.generate(job, replace(sampling, steps=6, scheduler=scheduler), callback=watch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_float8_products():
+    if not multiplies_fp8(CUDA):
+        pytest.skip("this GPU does not multiply float8")
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(1536, 8960).to(CUDA, torch.bfloat16).requires_grad_(False)
+    x = torch.randn(2, 300, 1536, device=CUDA, dtype=torch.bfloat16)
+    found = EightBitLinear(linear, "fp8", scaled_product=True)(x)
+    exact = linear(x)
+    error = float((found - exact).float().norm() / exact.float().norm())
+    assert 0.005 < error < 0.06
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [7.0, 10.0])
+def test_full_size_within_a_cap(job, budget):
+    """The published size under a hard cap, with two steps: it ends at the planned level, or lower, but it ends."""
+    sampling = Sampling(steps=2)
+    plan = plan_model("full", job.task, sampling, torch.bfloat16, budget)
+    torch.cuda.empty_cache()
+    limit_memory(CUDA, budget)
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        pipeline = random_pipeline("full", device=CUDA, dtype=torch.bfloat16, level=plan.level)
+        scene = pipeline.generate(job, sampling)
+    except Gen3RError as error:  # pragma: no cover
+        pytest.fail(str(error))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert len(scene) == 49
+    assert torch.cuda.max_memory_reserved() <= budget * GIB

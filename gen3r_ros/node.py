@@ -39,7 +39,7 @@ from gen3r_ros.jobs import Sources
 from gen3r_ros.map_service import MapService
 from gen3r_ros.outputs import Outputs
 from gen3r_ros.parameters import NodeParameters, check_change, declare, declare_cameras, read
-from gen3r_ros.running import ros_context, spin_until_signal
+from gen3r_ros.running import check_command_line, ros_context, spin_until_signal
 from gen3r_ros.scene_loop import SceneLoop
 from gen3r_ros.transforms import listen_to_transforms
 from gen3r_ros.transport import use_large_message_profile
@@ -289,6 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 where it cannot start.
     """
+    check_command_line("gen3r_node", "The node of gen3r. Parameters: docs/parameters.md; use: docs/ros.md.", arguments)
     use_large_message_profile()
     sys.setswitchinterval(_SWITCH_S)
     with ros_context(arguments):

@@ -5,7 +5,9 @@ rclpy's own handler for Ctrl-C takes the context away at once, and whatever a ca
 
 from __future__ import annotations
 
+import argparse
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from types import FrameType
 import rclpy
 from rclpy.executors import Executor
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 
 _PATIENCE_SECONDS = 0.1
 _TWICE_SECONDS = 1.0
@@ -34,6 +37,25 @@ class _Told:
             self.when = now
         elif number == signal.SIGINT and now - self.when > _TWICE_SECONDS:
             signal.default_int_handler(number, frame)
+
+
+def check_command_line(program: str, description: str, arguments: Sequence[str] | None = None) -> None:
+    """Show help where it is asked for, and refuse what is no argument of ROS, as there is nothing else to say.
+
+    Args:
+        program: its name.
+        description: what it is.
+        arguments: of the command line, the program first; None takes those of this process.
+
+    Raises:
+        SystemExit: 0 after help, 2 after an argument that is unknown.
+    """
+    parser = argparse.ArgumentParser(
+        prog=program,
+        usage=f"{program} [--ros-args -p NAME:=VALUE ... -r TOPIC:=TOPIC ... --params-file FILE]",
+        description=description,
+    )
+    parser.parse_args(remove_ros_args(list(sys.argv if arguments is None else arguments))[1:])
 
 
 @contextmanager

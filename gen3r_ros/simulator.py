@@ -41,7 +41,7 @@ from gen3r_ros.conversions.clouds import Points, cloud_message
 from gen3r_ros.conversions.images import image_message
 from gen3r_ros.conversions.poses import matrix_pose, path_matrices, stamp_message, transform_message
 from gen3r_ros.qos import CLOCK, LATCHED, RESULT, SENSOR
-from gen3r_ros.running import ros_context, spin_until_signal
+from gen3r_ros.running import check_command_line, ros_context, spin_until_signal
 from gen3r_ros.simulator_faults import Faults
 from gen3r_ros.simulator_parameters import SimulatorParameters, declare
 from gen3r_ros.transforms import transform_sender
@@ -320,6 +320,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0, or 1 where it cannot start or go on.
     """
+    check_command_line(
+        "gen3r_sim",
+        "A robot with a camera in a procedural world. Parameters: simulator_parameters.py; use: docs/ros.md.",
+        arguments,
+    )
     use_large_message_profile()
     with ros_context(arguments):
         node = rclpy.create_node("gen3r_sim")

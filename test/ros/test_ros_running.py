@@ -14,7 +14,7 @@ from rclpy.executors import SingleThreadedExecutor
 from std_msgs.msg import String
 
 from gen3r_ros import running
-from gen3r_ros.running import ros_context, spin_until_signal
+from gen3r_ros.running import check_command_line, ros_context, spin_until_signal
 
 
 @pytest.fixture
@@ -106,3 +106,17 @@ def test_the_context_goes_with_the_block(graph):
     with ros_context(["--ros-args", "-p", "a:=1"]):
         assert rclpy.ok()
     assert not rclpy.ok()
+
+
+def test_help_is_shown_and_what_is_no_argument_of_ros_is_refused(capsys):
+    with pytest.raises(SystemExit) as end:
+        check_command_line("gen3r_sim", "A robot.", ["gen3r_sim", "--help"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert "A robot." in shown
+    assert "--ros-args -p NAME:=VALUE" in shown
+    with pytest.raises(SystemExit) as end:
+        check_command_line("gen3r_sim", "A robot.", ["gen3r_sim", "world:=4"])
+    assert end.value.code == 2
+    assert "world:=4" in capsys.readouterr().err
+    check_command_line("gen3r_sim", "A robot.", ["gen3r_sim", "--ros-args", "-p", "world:=4", "--log-level", "debug"])

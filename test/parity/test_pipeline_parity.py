@@ -110,18 +110,28 @@ def _check_scene(scene: Scene, compare: Comparison, task: Task) -> None:
     assert scene.observed.nonzero().flatten().tolist() == task.known_frames(len(scene))
 
 
-WAYS = [
-    pytest.param("cpu", "plain", id="plain"),
-    pytest.param("cpu", "moved", id="moved"),
-    pytest.param("cpu", "optimised", id="optimised", marks=pytest.mark.slow),
-    pytest.param("cuda", "optimised", id="cuda", marks=pytest.mark.gpu),
-    pytest.param("cuda", "moved", id="cuda-moved", marks=pytest.mark.gpu),
-]
-"""Without anything, with all exact speed-ups on, and at the level that moves the most weights."""
+QUICK = ("pipeline_1view",)
+"""Of the ways that are not plain only this case is quick enough for every run."""
 
 
-@pytest.mark.parametrize(("device", "way"), WAYS)
-@pytest.mark.parametrize("name", _cases())
+def _ways() -> list[Any]:
+    """Without anything, with all exact speed-ups on, and at the level that moves the most weights."""
+    found = []
+    for name in _cases():
+        for device, way in (
+            ("cpu", "plain"),
+            ("cpu", "moved"),
+            ("cpu", "optimised"),
+            ("cuda", "optimised"),
+            ("cuda", "moved"),
+        ):
+            slow = way == "optimised" or (way == "moved" and name not in QUICK)
+            marks = [pytest.mark.gpu] if device == "cuda" else [pytest.mark.slow] if slow else []
+            found.append(pytest.param(name, device, way, id=f"{name}-{device}-{way}", marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("name", "device", "way"), _ways())
 def test_pipeline(name: str, device: str, way: str, tmp_path: Path) -> None:
     case = golden.load(name)
     _write_published(tmp_path / "checkpoint", case)

@@ -293,19 +293,20 @@ def test_deadlines(worker):
 def test_calls_return_at_once_while_the_worker_is_busy(worker):
     """Callbacks stay quick: eight images of 640x480 are handed in, 100 times a second, while others are worked on."""
     asked = replace(reconstruction(), images=list(pictures(8, 480, 640)))
-    percentiles = []
+    percentiles, busy = [], []
     for _ in range(6):  # other programs may keep both cores for a while
         taken = []
         for _ in range(150):
             start = time.perf_counter()
             worker.reconstruct(asked)
             taken.append(time.perf_counter() - start)
+            busy.append(worker.status.state is WorkerState.BUSY)
             time.sleep(0.005)
         percentiles.append(statistics.quantiles(taken, n=100)[98])
         if percentiles[-1] < 0.01:
             break
     assert min(percentiles) < 0.01
-    assert worker.status.state is WorkerState.BUSY
+    assert sum(busy) > len(busy) / 2  # between two jobs it is ready for a moment
     until(lambda: worker.status.state is WorkerState.READY)
 
 

@@ -107,6 +107,7 @@ def report(seen: Anonymous, stays: int, folder: Path, what: str) -> tuple[int, i
     return seen.passing(stays), largest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "dtype"), LOADS)
 def test_loading(large, measured, kind, dtype):
     stays = 0  # kept types stay in the mapped file
@@ -119,6 +120,7 @@ def test_loading(large, measured, kind, dtype):
     assert passing <= (1.2 if kind == "legacy" else 0.5) * largest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CONVERSIONS)
 def test_converting(large, measured, kind):
     folder = large.get(kind, large["safetensors"])

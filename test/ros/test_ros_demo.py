@@ -353,6 +353,7 @@ def test_a_checkpoint_that_is_not_there_is_told(graph, tmp_path):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_all(graph, tmp_path):
     process = subprocess.Popen(
         command(tmp_path), cwd=ROOT, env=graph, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -55,6 +55,7 @@ def messages(kind, seed):
         yield message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("transport", "kind"), [("raw", Image), ("compressed", CompressedImage)])
 def test_random_images_infos_and_depth_raise_nothing(client, transport, kind):
     parameters = parameters_of(client.node, image_transport=transport, depth_transport=transport, input_wait_s=0.0)

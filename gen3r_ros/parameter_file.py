@@ -9,7 +9,8 @@ import json
 import sys
 import textwrap
 
-from gen3r_ros.parameters import PARAMETERS, Declared
+from gen3r_ros.declared import Declared
+from gen3r_ros.parameters import PARAMETERS
 
 _HEAD = """\
 # Parameters of gen3r_node, all with their defaults: copy this file, change what has to be, and name it:

@@ -11,11 +11,10 @@ import sys
 from collections.abc import Iterable, Mapping
 
 from gen3r_ros import simulator_parameters
+from gen3r_ros.declared import Declared
 from gen3r_ros.parameter_file import SECTIONS
-from gen3r_ros.parameters import CAMERA_PARAMETERS, PARAMETERS, Declared
+from gen3r_ros.parameters import CAMERA_PARAMETERS, PARAMETERS
 from gen3r_ros.simulator_faults import FAULTS
-
-AnyDeclared = Declared | simulator_parameters.Declared
 
 _HEAD = """\
 # Parameters
@@ -86,7 +85,7 @@ def parameter_page() -> str:
     return "\n".join("".join(parts).splitlines()) + "\n"
 
 
-def table(parameters: Mapping[str, AnyDeclared], runtime: Iterable[bool] | None = None) -> str:
+def table(parameters: Mapping[str, Declared], runtime: Iterable[bool] | None = None) -> str:
     """Rows of Markdown.
 
     Args:
@@ -107,7 +106,7 @@ def _short(default: bool | float | str) -> bool | float | str:
     return round(default, 4) if isinstance(default, float) else default
 
 
-def _values(one: AnyDeclared) -> str:
+def _values(one: Declared) -> str:
     if one.values:
         return ", ".join(f"`{value}`" if value else "empty" for value in one.values)
     if isinstance(one.default, bool):

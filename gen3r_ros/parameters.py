@@ -8,12 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.exceptions import (
-    InvalidParameterTypeException,
-    InvalidParameterValueException,
-    InvalidTopicNameException,
-)
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.validate_topic_name import validate_topic_name
@@ -22,32 +17,10 @@ from gen3r_core.errors import InputError
 from gen3r_core.reconstruction.keyframes import KeyframeOptions
 from gen3r_core.serving.options import WorkerOptions
 from gen3r_core.serving.requests import CloudOptions
-
-Value = bool | int | float | str
+from gen3r_ros.declared import Declared, declare_parameter
 
 RANDOM = "random:"
 """Prefix of checkpoints that are no checkpoints: ``random:tiny`` is a model of random weights, for tests."""
-
-
-@dataclass(frozen=True)
-class Declared:
-    """One parameter.
-
-    Attributes:
-        default: gives its type as well.
-        text: what it does, with its unit.
-        low: smallest value of a number.
-        high: largest value of a number.
-        values: of a text, where not all will do.
-        runtime: whether it takes effect at any time; otherwise it can be set before ``configure`` only.
-    """
-
-    default: Value
-    text: str
-    low: float = 0.0
-    high: float = 0.0
-    values: tuple[str, ...] = ()
-    runtime: bool = False
 
 
 PARAMETERS = {
@@ -265,7 +238,7 @@ def declare(node: Node) -> NodeParameters:
         InputError: a value has the wrong type or is out of its range; names the parameter.
     """
     for name, one in PARAMETERS.items():
-        _declare(node, name, one)
+        declare_parameter(node, name, one, note=_when(one))
     values = read(node)
     declare_cameras(node, values)
     return values
@@ -281,7 +254,7 @@ def declare_cameras(node: Node, values: NodeParameters) -> None:
         for name, one in CAMERA_PARAMETERS.items():
             whole = camera_parameter(camera, name)
             if not node.has_parameter(whole):
-                _declare(node, whole, one)
+                declare_parameter(node, whole, one, note=_when(one))
             value = node.get_parameter(whole).value
             if one.values and value not in one.values:
                 raise InputError(f"the parameter {whole} cannot be {value!r}; it is one of {', '.join(one.values)}")
@@ -292,21 +265,8 @@ def camera_parameter(camera: str, name: str) -> str:
     return f"{camera.strip('/').replace('/', '.')}.{name}"
 
 
-def _declare(node: Node, name: str, one: Declared) -> None:
-    descriptor = ParameterDescriptor(
-        description=one.text + ("" if one.runtime else "; before configure"),
-        additional_constraints=", ".join(map(repr, one.values)),
-    )
-    if isinstance(one.default, float):
-        descriptor.floating_point_range = [FloatingPointRange(from_value=one.low, to_value=one.high)]
-    elif isinstance(one.default, int) and not isinstance(one.default, bool):
-        descriptor.integer_range = [IntegerRange(from_value=int(one.low), to_value=int(one.high), step=1)]
-    try:
-        node.declare_parameter(name, one.default, descriptor)
-    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-        kind = type(one.default).__name__
-        limits = f" from {one.low:g} to {one.high:g}" if one.high else ""
-        raise InputError(f"the parameter {name} ({one.text}) takes a {kind}{limits}: {error}") from error
+def _when(one: Declared) -> str:
+    return "" if one.runtime else "; before configure"
 
 
 def read(node: Node, changed: list[Parameter[Any]] | None = None) -> NodeParameters:

@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import TransformStamped
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor, SetParametersResult
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image
@@ -26,7 +25,7 @@ from std_msgs.msg import Header
 
 from gen3r_core.errors import InputError
 from gen3r_ros.conversions.poses import stamp_message, stamp_ns
-from gen3r_ros.simulator_parameters import Declared
+from gen3r_ros.declared import Declared, declare_parameter
 
 SECOND = 1_000_000_000
 _BACK_NS, _AHEAD_NS = 3 * SECOND // 10, 3600 * SECOND
@@ -93,7 +92,7 @@ class Faults:
         self._node, self._image, self._info, self._depth = node, image, info, depth
         self._transforms, self._now = transforms, now
         for name, one in FAULTS.items():
-            _declare(node, name, one)
+            declare_parameter(node, name, one)
         self.values = self._read([])
         self._rng = np.random.default_rng(0)
         self._late: list[tuple[int, int, Callable[[], None]]] = []
@@ -176,16 +175,6 @@ class Faults:
         faults = ", ".join(f"{one.name} is {one.value}" for one in changed if one.name in FAULTS)
         if faults:
             self._node.get_logger().warning(f"from now on {faults}")
-
-
-def _declare(node: Node, name: str, one: Declared) -> None:
-    descriptor = ParameterDescriptor(description=one.text, additional_constraints=", ".join(map(repr, one.values)))
-    if isinstance(one.default, float):
-        descriptor.floating_point_range = [FloatingPointRange(from_value=one.low, to_value=one.high)]
-    try:
-        node.declare_parameter(name, one.default, descriptor)
-    except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-        raise InputError(f"the parameter {name} ({one.text}) cannot be set so: {error}") from error
 
 
 def _bad_image(image: Image, kind: str, header: Header) -> Image:

@@ -7,36 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 
 from gen3r_core.errors import InputError
 from gen3r_core.worlds.floorplan import WORLD_KINDS, WorldKind
 from gen3r_core.worlds.render_process import CameraSettings
 from gen3r_core.worlds.splits import SPLITS, WORLDS_PER_SPLIT, Split, world_seed
-
-Value = bool | int | float | str
-
-
-@dataclass(frozen=True)
-class Declared:
-    """One parameter.
-
-    Attributes:
-        default: gives its type as well.
-        text: what it does, with its unit.
-        low: smallest value of a number.
-        high: largest value of a number.
-        values: of a text, where not all will do.
-    """
-
-    default: Value
-    text: str
-    low: float = 0.0
-    high: float = 0.0
-    values: tuple[str, ...] = ()
-
+from gen3r_ros.declared import Declared, declare_parameter
 
 PARAMETERS = {
     "split": Declared("test", f"which worlds: {', '.join(SPLITS)}", values=SPLITS),
@@ -127,19 +104,7 @@ def declare(node: Node) -> SimulatorParameters:
     """
     values: dict[str, Any] = {}
     for name, one in PARAMETERS.items():
-        descriptor = ParameterDescriptor(
-            description=one.text, read_only=True, additional_constraints=", ".join(map(repr, one.values))
-        )
-        if isinstance(one.default, float):
-            descriptor.floating_point_range = [FloatingPointRange(from_value=one.low, to_value=one.high)]
-        elif isinstance(one.default, int) and not isinstance(one.default, bool):
-            descriptor.integer_range = [IntegerRange(from_value=int(one.low), to_value=int(one.high), step=1)]
-        try:
-            value: Any = node.declare_parameter(name, one.default, descriptor).value
-        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            kind = type(one.default).__name__
-            limits = f" from {one.low:g} to {one.high:g}" if one.high else ""
-            raise InputError(f"the parameter {name} ({one.text}) takes a {kind}{limits}: {error}") from error
+        value = declare_parameter(node, name, one, read_only=True)
         if one.values and value not in one.values:
             raise InputError(f"the parameter {name} ({one.text}) cannot be {value!r}")
         values[name] = value

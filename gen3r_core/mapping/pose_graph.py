@@ -10,6 +10,7 @@ H. Yang et al., IEEE RA-L 2020), as half of them may be.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -115,14 +116,14 @@ class _Terms:
 
 
 @dataclass(eq=False)
-class _Group:
+class _Group(ABC):
     kernel: Kernel
 
-    def terms(self, state: _State) -> _Terms:
-        raise NotImplementedError
+    @abstractmethod
+    def terms(self, state: _State) -> _Terms: ...
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
 
 @dataclass(eq=False)

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from gen3r_core.conditioning import Task
-from gen3r_core.evaluation.cameras import area_under_curve, camera_errors, trajectory_error
-from gen3r_core.evaluation.cloud_distances import Cloud
-from gen3r_core.evaluation.clouds import aligned_points
-from gen3r_core.evaluation.depth import depth_errors
-from gen3r_core.evaluation.frames import frame_classes, measured_frames, middle_frames
-from gen3r_core.evaluation.images import frame_psnr, ssim
 from gen3r_core.evaluation.predictions import Geometry
 from gen3r_core.evaluation.scenes import TrueScene
 from gen3r_core.geometry.rigid import invert_rigid
+from gen3r_core.metrics.cameras import area_under_curve, camera_errors, trajectory_error
+from gen3r_core.metrics.cloud_distances import Cloud
+from gen3r_core.metrics.clouds import aligned_points
+from gen3r_core.metrics.depth import depth_errors
+from gen3r_core.metrics.frames import frame_classes, measured_frames, middle_frames
+from gen3r_core.metrics.images import frame_psnr, ssim
 from gen3r_core.training.scene_units import clip_points
 
 __all__ = ["FIGURES", "Figures", "class_figures", "geometry_figures", "image_figures", "predicted_clouds"]
@@ -47,11 +47,11 @@ def image_figures(colors: Tensor, truth: Tensor, task: Task | None) -> Figures:
     Args:
         colors: ``[F, 3, H, W]`` RGB in [0, 1].
         truth: the same shape.
-        task: says which frames count, see :func:`gen3r_core.evaluation.frames.measured_frames`.
+        task: says which frames count, see :func:`gen3r_core.metrics.frames.measured_frames`.
 
     Returns:
         "psnr_unknown" and "ssim_unknown" of all frames that count, "psnr_middle" of those of them that are
-        :func:`gen3r_core.evaluation.frames.middle_frames`.
+        :func:`gen3r_core.metrics.frames.middle_frames`.
     """
     unknown = measured_frames(task, len(truth))
     if not unknown:
@@ -73,7 +73,7 @@ def class_figures(colors: Tensor, truth: Tensor) -> Figures:
         truth: the same shape.
 
     Returns:
-        "psnr_" and the names of :func:`gen3r_core.evaluation.frames.frame_classes`.
+        "psnr_" and the names of :func:`gen3r_core.metrics.frames.frame_classes`.
     """
     decibels = frame_psnr(colors, truth)
     return {f"psnr_{name}": float(decibels[frames].mean()) for name, frames in frame_classes(len(truth)).items()}
@@ -101,7 +101,7 @@ def geometry_figures(geometry: Geometry, scene: TrueScene) -> Figures:
 
 
 def predicted_clouds(geometries: list[Geometry], scene: TrueScene) -> tuple[list[Cloud], Cloud] | None:
-    """What :func:`~gen3r_core.evaluation.cloud_distances.cloud_errors` compares; None where no true point is known.
+    """What :func:`~gen3r_core.metrics.cloud_distances.cloud_errors` compares; None where no true point is known.
 
     Args:
         geometries: predictions for the same clip.

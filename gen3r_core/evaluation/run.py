@@ -14,7 +14,6 @@ import torch
 from gen3r_core.conditioning import Task
 from gen3r_core.errors import InputError
 from gen3r_core.evaluation.baselines import cross_fade, nearest_known
-from gen3r_core.evaluation.cloud_distances import CloudErrors, cloud_errors, prepare_worker
 from gen3r_core.evaluation.measure import (
     Figures,
     class_figures,
@@ -25,6 +24,7 @@ from gen3r_core.evaluation.measure import (
 from gen3r_core.evaluation.predictions import Prediction
 from gen3r_core.evaluation.scenes import Scenes, TrueScene
 from gen3r_core.evaluation.tasks import Evaluated, VideoVAETask
+from gen3r_core.metrics.cloud_distances import CloudErrors, cloud_errors, prepare_worker
 from gen3r_core.progress import Callback, Progress
 
 __all__ = ["SceneFigures", "evaluate"]

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from gen3r_core.conditioning import Task
 from gen3r_core.evaluation.baselines import cross_fade, nearest_known
-from gen3r_core.evaluation.depth import median_scale
 from gen3r_core.evaluation.predictions import Geometry, Prediction
 from gen3r_core.evaluation.run import SceneFigures
 from gen3r_core.evaluation.scenes import TrueScene
 from gen3r_core.geometry.unprojection import percentiles
 from gen3r_core.io.colormap import RANGE_PERCENTILES, spectral
+from gen3r_core.metrics.depth import median_scale
 
 __all__ = ["evaluation_sheet"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from gen3r_core.checkpoint.folder import Checkpoint
 from gen3r_core.checkpoint.loading import Progress as LoadingProgress
 from gen3r_core.checkpoint.loading import load_component
-from gen3r_core.conditioning import FOLD, LatentShape, Task
+from gen3r_core.conditioning import LatentShape, Task
 from gen3r_core.devices import memory_errors
 from gen3r_core.errors import InputError
 from gen3r_core.evaluation.predictions import Geometry, Prediction, Stopwatch, geometries
@@ -25,6 +25,7 @@ from gen3r_core.models.vggt import VGGT
 from gen3r_core.models.vggt.dinov2 import patch_grid
 from gen3r_core.models.vggt.tokens import pack_tokens, unpack_tokens
 from gen3r_core.models.video_vae import decode_video, encode_video
+from gen3r_core.multiples import FOLD
 from gen3r_core.pipeline import Gen3RPipeline
 from gen3r_core.progress import Callback
 from gen3r_core.scene import CameraPath

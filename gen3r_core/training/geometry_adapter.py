@@ -21,10 +21,10 @@ from torch.utils.checkpoint import checkpoint
 
 from gen3r_core.decoding import plausible_encoding
 from gen3r_core.errors import InputError
-from gen3r_core.evaluation.cameras import area_under_curve, camera_errors
-from gen3r_core.evaluation.depth import depth_errors
 from gen3r_core.geometry.cameras import decode_pose_encoding
 from gen3r_core.geometry.rigid import homogeneous
+from gen3r_core.metrics.cameras import area_under_curve, camera_errors
+from gen3r_core.metrics.depth import depth_errors
 from gen3r_core.models.geometry_adapter import GeometryAdapter
 from gen3r_core.models.vggt.tokens import unpack_tokens
 from gen3r_core.models.video_vae import sample_latents

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from gen3r_core.conditioning import Task, known_frame_mask
-from gen3r_core.evaluation.images import frame_psnr
 from gen3r_core.io.atomic import OutputFolder
 from gen3r_core.jobs import Job, Sampling
+from gen3r_core.metrics.images import frame_psnr
 from gen3r_core.models.image_encoder import ImageEncoder
 from gen3r_core.models.text_encoder import TextEncoder
 from gen3r_core.models.transformer import CameraAdapter

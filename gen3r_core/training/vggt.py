@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from gen3r_core.decoding import plausible_encoding
 from gen3r_core.errors import InputError
-from gen3r_core.evaluation.cameras import area_under_curve, camera_errors
-from gen3r_core.evaluation.clouds import points_error
-from gen3r_core.evaluation.depth import depth_errors
 from gen3r_core.geometry.cameras import decode_pose_encoding
 from gen3r_core.geometry.rigid import homogeneous
+from gen3r_core.metrics.cameras import area_under_curve, camera_errors
+from gen3r_core.metrics.clouds import points_error
+from gen3r_core.metrics.depth import depth_errors
 from gen3r_core.models.vggt import VGGT, VGGTPrediction
 from gen3r_core.models.vggt.blocks import LayerScale
 from gen3r_core.training.augment import on_device

@@ -18,8 +18,8 @@ from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from gen3r_core.errors import InputError
-from gen3r_core.evaluation.frames import frame_classes
-from gen3r_core.evaluation.images import frame_psnr
+from gen3r_core.metrics.frames import frame_classes
+from gen3r_core.metrics.images import frame_psnr
 from gen3r_core.sizes import named_config
 from gen3r_core.training.batch import ClipBatch
 from gen3r_core.training.components import trained_component

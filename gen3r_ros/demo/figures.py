@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gen3r_core.evaluation.images import frame_psnr, ssim
 from gen3r_core.geometry.images import resize_and_crop
 from gen3r_core.geometry.poses import rotation_angles
+from gen3r_core.metrics.images import frame_psnr, ssim
 from gen3r_core.worlds.camera import Picture
 from gen3r_ros.demo.recording import Recording
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from gen3r_core.errors import InputError
 
-WORLD, TOUR = 8, 0
-"""A furnished room of 6.1 m x 5.0 m, and a way round its furniture."""
+WORLD, TOUR = 9, 0
+"""A furnished room of 4.9 m x 6.0 m, and a way round its furniture."""
 
 
 @dataclass(frozen=True)

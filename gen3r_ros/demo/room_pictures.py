@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from gen3r_core.evaluation.splats import look_at, perspective, render_cloud
 from gen3r_core.reconstruction.cloud import PointCloud, filter_cloud, import_open3d
+from gen3r_core.reconstruction.splats import look_at, perspective, render_cloud
 from gen3r_core.worlds.world import World
 
 Array = NDArray[np.float64]
@@ -108,7 +108,7 @@ def oblique(room: Room, size: tuple[int, int], azimuth: float, ways: list[tuple[
         azimuth: degrees, where one looks from: 0 from x, 90 from y.
         ways: ``[N, 2]`` metres each, with a colour.
         elevation: degrees above the floor.
-        finer: see :func:`~gen3r_core.evaluation.splats.render_cloud`.
+        finer: see :func:`~gen3r_core.reconstruction.splats.render_cloud`.
     """
     middle = np.array([*(room.corner + room.size / 2), 0.7])
     az, el = math.radians(azimuth), math.radians(elevation)

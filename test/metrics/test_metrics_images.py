@@ -8,8 +8,8 @@ import torch
 
 from gen3r_core.conditioning import Task
 from gen3r_core.errors import InputError
-from gen3r_core.evaluation.frames import frame_classes, measured_frames, middle_frames
-from gen3r_core.evaluation.images import frame_psnr, ssim
+from gen3r_core.metrics.frames import frame_classes, measured_frames, middle_frames
+from gen3r_core.metrics.images import frame_psnr, ssim
 
 
 def pictures(seed, *shape):

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from gen3r_core.evaluation.cloud_distances import cloud_errors
-from gen3r_core.evaluation.clouds import aligned_points, points_error
-from gen3r_core.evaluation.sampling import farthest_points, voxel_means
+from gen3r_core.metrics.cloud_distances import cloud_errors
+from gen3r_core.metrics.clouds import aligned_points, points_error
+from gen3r_core.metrics.sampling import farthest_points, voxel_means
 
 
 def slow_farthest(points, count):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gen3r_core.errors import InputError
-from gen3r_core.evaluation.splats import look_at, perspective, render_cloud
+from gen3r_core.reconstruction.splats import look_at, perspective, render_cloud
 
 SIZE = (40, 60)
 RED, BLUE = (220, 20, 20), (20, 20, 220)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gen3r_core.evaluation.depth import depth_errors, median_scale
+from gen3r_core.metrics.depth import depth_errors, median_scale
 
 
 def test_depth_errors_ignore_one_scale_a_clip():

@@ -1,4 +1,4 @@
-"""Points against the true ones, pixel by pixel; :mod:`gen3r_core.evaluation.cloud_distances` compares clouds."""
+"""Points against the true ones, pixel by pixel; :mod:`gen3r_core.metrics.cloud_distances` compares clouds."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from gen3r_core.evaluation.cloud_distances import Cloud
-from gen3r_core.evaluation.depth import median_scale
 from gen3r_core.geometry.alignment import align_similarity
+from gen3r_core.metrics.cloud_distances import Cloud
+from gen3r_core.metrics.depth import median_scale
 
 __all__ = ["aligned_points", "points_error"]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gen3r_core.conditioning import FOLD, Task
+from gen3r_core.conditioning import Task
+from gen3r_core.multiples import FOLD
 
 __all__ = ["frame_classes", "measured_frames", "middle_frames"]
 

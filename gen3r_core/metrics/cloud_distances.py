@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gen3r_core.evaluation.sampling import farthest_points, voxel_means
+from gen3r_core.metrics.sampling import farthest_points, voxel_means
 
 __all__ = ["CLOUD_POINTS", "VOXEL", "Cloud", "CloudErrors", "cloud_errors", "prepare_worker"]
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from room_clips import room_batch
 
-from gen3r_core.evaluation.cameras import CameraErrors, area_under_curve, camera_errors, trajectory_error
 from gen3r_core.geometry.rigid import compose, invert_rigid, quaternion_to_matrix
+from gen3r_core.metrics.cameras import CameraErrors, area_under_curve, camera_errors, trajectory_error
 
 
 def _turned(T, degrees):

@@ -1,0 +1,1 @@
+"""Figures of merit: how close pictures, depth, cameras and clouds are to the truth."""

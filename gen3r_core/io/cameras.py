@@ -4,7 +4,8 @@
 ``intrinsics`` ``[F, 3, 3]`` in pixels of a 560x560 image. ``transforms.json`` holds
 ``frames``, each with a ``transform_matrix`` (camera to world), and pinhole numbers (``fl_x``,
 ``fl_y``, ``cx``, ``cy``, ``w``, ``h``) in each frame or once for all; its axes are OpenGL's (x right, y
-up, z backward) as nerfstudio documents, or OpenCV's as in Gen3R's published training data.
+up, z backward) as nerfstudio documents, or OpenCV's as in Gen3R's published training data; where it says
+which (``camera_axes``), that counts.
 
 Readers return float64 paths, all that the file says, and raise
 :class:`~gen3r_core.errors.InputError` naming file and frame for whatever they cannot use.
@@ -46,7 +47,8 @@ def read_cameras(path: Path, *, axes: Axes = "opengl", metres_per_unit: float | 
 
     Args:
         path: JSON file with ``extrinsics`` and ``intrinsics``, or with ``frames``.
-        axes: of a ``transforms.json``; a ``cameras.json`` always has OpenCV axes.
+        axes: of a ``transforms.json`` that does not say so itself (key ``camera_axes``, which our maps have); a
+            ``cameras.json`` always has OpenCV axes.
         metres_per_unit: passed on to the path, if its translations are in metres.
 
     Returns:
@@ -186,7 +188,9 @@ def _parse_gen3r(path: Path, content: Mapping[str, Any]) -> tuple[NDArray[np.flo
 def _parse_transforms(
     path: Path, content: Mapping[str, Any], axes: Axes
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[int, int], list[Mapping[str, Any]]]:
-    flip = _flip(axes)
+    if "camera_axes" in content and content["camera_axes"] not in get_args(Axes):
+        raise InputError(f"{path}: 'camera_axes' are 'opengl' or 'opencv', got {_short(content['camera_axes'])}")
+    flip = _flip(content.get("camera_axes", axes))
     frames = _frames(path, content)
     poses, intrinsics, sizes = [], [], []
     for index, frame in enumerate(frames):

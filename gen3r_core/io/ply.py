@@ -78,26 +78,41 @@ def read_ply(path: Path) -> PointCloud:
     Raises:
         InputError: naming the file, if it is missing, no PLY file, damaged or truncated.
     """
-    try:
-        with path.open("rb") as file:
-            order, count, vertex = _header(path, file)
-            if order:
-                values = _binary_vertices(path, file, count, vertex.newbyteorder(order))
-            else:
-                values = _text_vertices(path, file, count, vertex)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such PLY file; check the path") from error
-    except OSError as error:
-        raise InputError(f"{path}: this PLY file cannot be read: {error.strerror}; check the path") from error
+    values = read_vertices(path)
     points = np.stack([values[name] for name in "xyz"], axis=1).astype(np.float64)
     colors = np.full_like(points, 0.5)
-    if set(_COLORS) <= set(vertex.names or ()):
+    if set(_COLORS) <= set(values.dtype.names or ()):
         colors = np.stack([values[name] for name in _COLORS], axis=1).astype(np.float64)
-        colors /= 1.0 if vertex["red"].kind == "f" else np.iinfo(vertex["red"]).max
+        kind = values.dtype["red"]
+        colors /= 1.0 if kind.kind == "f" else np.iinfo(kind).max
     try:
         return PointCloud(points, colors)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def read_vertices(path: Path) -> NDArray[np.void]:
+    """Reads the vertices of a PLY file with all their properties; which files, :func:`read_ply` says.
+
+    Args:
+        path: the file.
+
+    Returns:
+        ``[N]`` records with the properties' names, x, y and z among them, in the file's types.
+
+    Raises:
+        InputError: naming the file, if it is missing, no PLY file, damaged or truncated.
+    """
+    try:
+        with path.open("rb") as file:
+            order, count, vertex = _header(path, file)
+            if order:
+                return _binary_vertices(path, file, count, vertex.newbyteorder(order))
+            return _text_vertices(path, file, count, vertex)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such PLY file; check the path") from error
+    except OSError as error:
+        raise InputError(f"{path}: this PLY file cannot be read: {error.strerror}; check the path") from error
 
 
 def _header(path: Path, file: BinaryIO) -> tuple[_Order, int, np.dtype[np.void]]:

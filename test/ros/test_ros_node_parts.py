@@ -1,6 +1,7 @@
 """Parts of the node one by one, in this process: parameters, images with their troubles, goals, where maps go."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from gen3r_ros.goals import Goal, GoalEnd, result_message
 from gen3r_ros.map_service import map_path
 from gen3r_ros.parameters import PARAMETERS, check_change, declare, read
 from gen3r_ros.placement import place
-from gen3r_ros.planning import RefusedError, nothing_from, prepare
+from gen3r_ros.planning import RefusedError, Times, nothing_from, prepare
 from gen3r_ros.silence import input_trouble, why_silent
 
 K = np.array([[100.0, 0, 60], [0, 100.0, 45], [0, 0, 1]])
@@ -301,6 +302,27 @@ def test_a_path_becomes_cameras_of_the_model(ready):
     np.testing.assert_array_equal(request.cameras.intrinsics[2], K)
 
 
+def test_a_goal_in_a_hurry_is_made_faster_but_for_what_it_asks_for(ready):
+    known = {"denoise": 1.0}
+    times = Times(2.0, lambda options: known if options.steps == 50 else None)
+
+    def made(deadline_s, fastest="preview", **options):
+        asked, own = goal(**options), replace(ready.parameters, steps=50, guidance=5.0, fastest_profile=fastest)
+        asked.request.deadline_s = deadline_s
+        made = prepare(asked, ready, ready._transforms, own, MODEL, FACTS, PLACEMENT, "", times=times)
+        return made.profile, made.request.options.steps, made.request.options.num_frames, len(made.T_world_views)
+
+    assert made(0.0) == ("exact", 50, 5, 5)
+    assert made(60.0) == ("exact", 50, 5, 5)
+    assert made(56.0)[:2] == ("balanced", 24)  # two seconds of it are another job's
+    assert made(15.0)[:2] == ("fast", 14)
+    assert made(5.0) == ("preview", 8, 5, 5)
+    assert made(5.0, num_frames=17) == ("preview", 8, 17, 17)
+    assert made(5.0, steps=50, guidance=5.0)[:2] == ("exact", 50)
+    assert made(5.0, "balanced")[:2] == ("balanced", 24)
+    assert made(5.0, "exact")[:2] == ("exact", 50)
+
+
 def test_a_path_in_another_frame(ready):
     ready._transforms.known["odom", "map"] = yawed(1, 2, 0)
     made = prepared(ready, goal(((0, 0), (1, 0)), frame="map", steps=3, guidance=0.0, num_frames=9))
@@ -361,7 +383,9 @@ def test_only_the_first_end_of_a_goal_counts():
 def test_where_maps_go(tmp_path):
     assert map_path("a.ply", str(tmp_path / "new")) == tmp_path / "new" / "a.ply"
     assert map_path(str(tmp_path / "b.ply"), "/nowhere") == tmp_path / "b.ply"
-    for asked in ("a.pcd", "", "../a.ply", "no/a.ply", "a\0.ply"):
+    assert map_path("kitchen", str(tmp_path)) == tmp_path / "kitchen"
+    assert map_path(f"{tmp_path}/kitchen/", "/nowhere") == tmp_path / "kitchen"
+    for asked in ("a.pcd", "", "/", "../a.ply", "..", "no/a.ply", "no/a", "a\0.ply"):
         with pytest.raises(InputError):
             map_path(asked, str(tmp_path))
 

@@ -10,13 +10,16 @@ COVERAGE := --cov --cov-report=term
 
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lint format test test-all clean
+.PHONY: help setup browser demo lint format test test-all clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
 
 setup:  ## make .venv and install everything into it (nothing to do the second time)
 	@bash scripts/setup.sh
+
+browser: setup
+	@bash scripts/browser.sh
 
 demo: setup  ## a simulated robot: cloud and predicted views against the truth, in outputs/demo (DEMO="--world 9": options)
 	bash scripts/env.sh $(PYTHON_ENV)/python -m gen3r_ros.demo.main $(DEMO)
@@ -30,10 +33,10 @@ format: setup  ## let ruff mend and format the sources
 	$(PYTHON_ENV)/ruff check --fix .
 	$(PYTHON_ENV)/ruff format .
 
-test: setup lint  ## lint, then the tests that need neither a GPU nor patience, with coverage
+test: setup browser lint  ## lint, then the tests that need neither a GPU nor patience, with coverage
 	$(PYTEST) $(COVERAGE) -m "not slow and not gpu"
 
-test-all: setup lint  ## the same and the slow tests
+test-all: setup browser lint  ## the same and the slow tests
 	$(PYTEST) $(COVERAGE) -m "not gpu"
 
 clean:  ## remove what builds and tests leave behind (not .venv, not results)

@@ -17,8 +17,10 @@ from gen3r_core.commands import (
     infer,
     info,
     plan,
+    reconstruct,
     recordings,
     train,
+    view,
     worlds,
 )
 from gen3r_core.commands import eval as evaluate
@@ -27,7 +29,22 @@ from gen3r_core.errors import CancelledError, Gen3RError
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
-_COMMANDS = (infer, info, convert, fetch, embed_prompts, plan, calibrate, bench, worlds, train, evaluate, recordings)
+_COMMANDS = (
+    infer,
+    info,
+    convert,
+    fetch,
+    embed_prompts,
+    plan,
+    calibrate,
+    bench,
+    worlds,
+    train,
+    evaluate,
+    recordings,
+    reconstruct,
+    view,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -13,8 +13,14 @@ if TYPE_CHECKING:
 def add_recording_options(parser: argparse.ArgumentParser) -> None:
     """The recording, and what to read of it."""
     parser.add_argument("path", type=Path, help="bag, video, folder of images, transforms.json or COLMAP folder")
+    add_reading_options(parser)
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """What to read of a recording."""
     parser.add_argument(
         "--camera",
+        "--topics",
         action="append",
         default=[],
         metavar="TOPIC",

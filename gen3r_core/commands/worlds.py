@@ -20,7 +20,7 @@ _FPS = 8.0
 def add_parser(commands: Any) -> None:
     """Add the sub-command and its parts."""
     parser = commands.add_parser("worlds", help="procedural indoor worlds: previews and data sets")
-    parts = parser.add_subparsers(dest="part", required=True, metavar="render|export|captions")
+    parts = parser.add_subparsers(dest="part", required=True, metavar="render|record|measure|export|captions")
     render = parts.add_parser("render", help="contact sheet, video and floor plan of some worlds")
     render.add_argument("--split", choices=SPLITS, default="train", help="whose seeds (default train)")
     render.add_argument("--seeds", type=seed_range, default=range(4), help="indices like 3 or 0-19 (default 0-3)")
@@ -29,6 +29,8 @@ def add_parser(commands: Any) -> None:
     render.add_argument("--output_dir", type=Path, default=Path("./results/worlds"), help="folder for the files")
     _add_clip_options(render, frames=17)
     render.set_defaults(run=run_render)
+    _add_record(parts)
+    _add_measure(parts)
     export = parts.add_parser("export", help="a data set in the layout of Gen3R's training; goes on where it stopped")
     export.add_argument("output_dir", type=Path, help="folder of the data set")
     export.add_argument("--train", type=int, default=100, help="training scenes (default 100)")
@@ -93,6 +95,81 @@ def run_render(args: argparse.Namespace) -> int:
             tqdm.write(f"{name}: {clip.kind}: {clip.caption}")
         write_image(out.path("overview.png"), stack_sheets(sheets))
     print(f"{len(sheets)} worlds in {args.output_dir}")
+    return 0
+
+
+def _add_record(parts: Any) -> None:
+    record = parts.add_parser("record", help="a robot's drive through rooms as a bag, with odometry and the truth")
+    record.add_argument("output_dir", type=Path, help="folder of the bag; must not exist")
+    record.add_argument("--split", choices=SPLITS, default="test", help="whose seeds (default test)")
+    record.add_argument("--seed", type=int, default=0, help="index of the world (default 0)")
+    record.add_argument("--world", choices=WORLD_KINDS, default="rooms", help="kind of world (default rooms)")
+    record.add_argument("--length", type=float, default=34.0, help="metres to drive (default 34)")
+    record.add_argument("--speed", type=float, default=0.08, help="metres between images (default 0.08)")
+    record.add_argument("--hz", type=float, default=10.0, help="images a second (default 10)")
+    record.add_argument("--size", type=image_size, default=(224, 224), help="side or HEIGHTxWIDTH (default 224)")
+    record.add_argument("--hfov", type=float, default=1.3, help="horizontal field of view, radians (default 1.3)")
+    record.add_argument("--samples", type=int, default=1, help="n x n samples a pixel (default 1)")
+    record.add_argument("--odometry_scale", type=float, default=1.02, help="how much too long it is (default 1.02)")
+    record.add_argument("--odometry_turn", type=float, default=0.02, help="share turned too far (default 0.02)")
+    record.add_argument(
+        "--odometry_yaw", type=float, default=0.2, help="degrees it turns to the left with every metre (default 0.2)"
+    )
+    record.add_argument("--cache", type=Path, help="folder of rendered pictures, for a run that was interrupted")
+    record.set_defaults(run=run_record)
+
+
+def _add_measure(parts: Any) -> None:
+    measure = parts.add_parser("measure", help="how far maps of a recorded drive are from the world")
+    measure.add_argument("recording", type=Path, help="folder of `gen3r worlds record`")
+    measure.add_argument("maps", type=Path, nargs="+", help="folders of `gen3r reconstruct`")
+    measure.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as JSON")
+    measure.set_defaults(run=run_measure)
+
+
+def run_measure(args: argparse.Namespace) -> int:
+    """Print errors of each map."""
+    from gen3r_core.evaluation.map_truth import measure_map
+    from gen3r_core.io.atomic import write_json_atomic
+    from gen3r_core.worlds.recorded import read_truth
+
+    truth = read_truth(args.recording)
+    found = {str(folder): measure_map(folder, truth).facts() for folder in args.maps}
+    for name, facts in found.items():
+        print(name)
+        for key, value in facts.items():
+            print(f"  {key:24} {value:.4f}" if isinstance(value, float) else f"  {key:24} {value}")
+    if args.json is not None:
+        write_json_atomic(args.json, found)
+    return 0
+
+
+def run_record(args: argparse.Namespace) -> int:
+    """Render a drive and write its bag."""
+    from tqdm import tqdm
+
+    from gen3r_core.worlds.recorded import DriveOptions, OdometryErrors, record_drive
+
+    options = DriveOptions(
+        args.split,
+        args.seed,
+        args.world,
+        length_m=args.length,
+        spacing_m=args.speed,
+        hz=args.hz,
+        size=args.size,
+        hfov=args.hfov,
+        samples=args.samples,
+        errors=OdometryErrors(args.odometry_scale, args.odometry_turn, args.odometry_yaw),
+    )
+    with tqdm(desc="images", unit="image", mininterval=0.5) as bar:
+
+        def show(done: int, count: int) -> None:
+            bar.total = count
+            bar.update(done - bar.n)
+
+        truth = record_drive(args.output_dir, options, cache=args.cache, report=show)
+    print(f"{len(truth.stamps_ns)} images in {args.output_dir}")
     return 0
 
 

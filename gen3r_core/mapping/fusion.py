@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from gen3r_core.errors import InputError
 from gen3r_core.geometry.poses import Array, invert_poses
 from gen3r_core.mapping.loops import seen_in
-from gen3r_core.mapping.sequence import Placement
 from gen3r_core.mapping.windows import Window, WindowStore
 from gen3r_core.progress import JobMonitor
 from gen3r_core.reconstruction.voxel_map import VoxelMap
 
-__all__ = ["FusionOptions", "PlacedView", "fuse_mesh", "fuse_voxels", "placed_views"]
+__all__ = ["FusionOptions", "PlacedView", "PlacedWindows", "fuse_mesh", "fuse_voxels", "placed_views"]
 
 _NEIGHBOURS = (-3, -1, 1, 3)
 _BLOCK = 8
@@ -52,6 +51,22 @@ class FusionOptions:
             raise InputError(f"fusion needs a quantile in [0, 1) and positive limits, got {self}")
 
 
+class PlacedWindows(Protocol):
+    """What is used of a :class:`~gen3r_core.mapping.sequence.Placement`."""
+
+    @property
+    def scales(self) -> Array:
+        """``[W]`` world units per unit of a window."""
+
+    @property
+    def T_world_cam(self) -> Array:  # noqa: N802 - transforms are named by direction
+        """``[N, 4, 4]`` of frames."""
+
+    @property
+    def owner(self) -> NDArray[np.int64]:
+        """``[N]`` the window whose depth of a frame is used."""
+
+
 class PlacedView(NamedTuple):
     """A frame in the world.
 
@@ -82,7 +97,7 @@ class PlacedView(NamedTuple):
 def placed_views(
     store: WindowStore,
     names: Sequence[str],
-    placement: Placement,
+    placement: PlacedWindows,
     options: FusionOptions | None = None,
     *,
     monitor: JobMonitor | None = None,
@@ -105,7 +120,7 @@ def placed_views(
     for number, name in enumerate(names):
         window = store.get(name)
         own = [place for place, frame in enumerate(window.frames) if placement.owner[frame] == number]
-        scale = placement.windows[number].scale
+        scale = float(placement.scales[number])
         poses = placement.T_world_cam[window.frames]
         trusted = _trusted(window, own, poses, scale, options)
         typical = _median_depth(window)

@@ -105,6 +105,11 @@ class Placement:
     drift: tuple[float, float]
     solution: Solution
 
+    @property
+    def scales(self) -> Array:
+        """``[W]`` world units per unit of each window."""
+        return np.array([window.scale for window in self.windows])
+
 
 @dataclass(frozen=True, eq=False)
 class _Facts:
@@ -127,6 +132,7 @@ def place_windows(
     *,
     known: KnownPoses | None = None,
     depth_scales: Mapping[int, DepthScale] | None = None,
+    found_loops: Sequence[Loop] = (),
     monitor: JobMonitor | None = None,
 ) -> Placement:
     """Put all windows and cameras of a sequence into one world.
@@ -139,6 +145,7 @@ def place_windows(
         known: poses of the frames as the robot knows them.
         depth_scales: by number of a window, its metres per unit as a depth camera has it
             (:func:`~gen3r_core.reconstruction.metric.scale_from_depth`).
+        found_loops: others than the model's (:func:`~gen3r_core.mapping.surfaces.surface_loops`).
         monitor: told of stages "join", "loops" and "graph".
 
     Raises:
@@ -152,7 +159,7 @@ def place_windows(
         raise InputError(
             f"there are {count} frames and {len(known.T_world_cam)} known poses; give NaN for unknown ones"
         )
-    loops = _close_loops(facts, store, names, predictor, options, monitor)
+    loops = [*_close_loops(facts, store, names, predictor, options, monitor), *found_loops]
     usable = known if known is not None and len(known.frames) >= 2 else None
     moved = usable is not None and usable.extent >= options.min_baseline_m
     scales = {number: one for number, one in (depth_scales or {}).items() if one.metric}

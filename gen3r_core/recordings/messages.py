@@ -116,6 +116,19 @@ class RawMessage:
         except Exception as error:
             raise MessageError("size", f"a {self.type} of {len(self.data)} bytes is damaged: {error!r}") from error
 
+    def cdr(self) -> bytes:
+        """Its bytes as ROS 2 writes them.
+
+        Raises:
+            MessageError: "size": the bytes are no such message of ROS 1, or it is of a type that is not known here.
+        """
+        if self.codec == "cdr":
+            return bytes(self.data)
+        try:
+            return bytes(_store("cdr").ros1_to_cdr(self.data, self.type))
+        except Exception as error:
+            raise MessageError("size", f"a {self.type} of {len(self.data)} bytes cannot be had: {error!r}") from error
+
     def camera(self, *, rectified: bool = False) -> CameraModel:
         """The camera of a CameraInfo.
 

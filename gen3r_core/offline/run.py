@@ -1,0 +1,438 @@
+"""A recording becomes a map, stage by stage; each is kept when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from gen3r_core.errors import InputError
+from gen3r_core.io.atomic import atomic_path
+from gen3r_core.io.images import read_image, write_image
+from gen3r_core.mapping.fusion import PlacedView, placed_views
+from gen3r_core.mapping.windows import Predictor, WindowStore, run_windows
+from gen3r_core.maps.folder import check_map_destination, write_map
+from gen3r_core.maps.scene_map import MapCloud, MapMesh, SceneMap
+from gen3r_core.offline.anchored import anchor_windows
+from gen3r_core.offline.frames import MapFrames
+from gen3r_core.offline.fusing import choose_voxel, fuse_cloud, make_mesh, read_view, save_view
+from gen3r_core.offline.generation import Ends, generate_views
+from gen3r_core.offline.keyframes import Keyframes, select_keyframes
+from gen3r_core.offline.model import CalibratedPredictor, OfflineModel, fingerprint
+from gen3r_core.offline.options import OfflineOptions, Stretch
+from gen3r_core.offline.placing import PRECISE, Placed, correction, drift_of, place, window_scales
+from gen3r_core.offline.work import WorkFolder, work_folder_of
+from gen3r_core.progress import Callback, JobMonitor
+from gen3r_core.recordings.opening import open_recording
+
+__all__ = ["EXIT_CLEAN", "EXIT_PARTLY", "STAGES", "Outcome", "reconstruct"]
+
+EXIT_CLEAN, EXIT_PARTLY = 0, 3
+STAGES = ("select", "windows", "anchor", "graph", "views", "generate", "fuse", "write")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        exit_code: 0, or 3 where something was lost.
+        run: what ``run.json`` says.
+    """
+
+    exit_code: int
+    run: dict[str, Any]
+
+
+def reconstruct(
+    recording: Path,
+    destination: Path,
+    model: OfflineModel,
+    options: OfflineOptions,
+    *,
+    resume: bool = False,
+    callback: Callback | None = None,
+) -> Outcome:
+    """Make a map of a recording.
+
+    Args:
+        recording: to read.
+        destination: folder of the map.
+        model: what predicts.
+        options: how.
+        resume: go on with the work of a run that was stopped.
+        callback: told of each stage's steps; returning False stops the run, to be resumed.
+
+    Returns:
+        What came of it; the map is written then, and the work folder gone.
+
+    Raises:
+        InputError: the recording or an option cannot be used.
+        CheckpointError: the model cannot be used.
+        OutputError: something cannot be written.
+        CancelledError: the callback asked for it.
+    """
+    check_map_destination(destination)
+    recording = recording.resolve()
+    if not recording.exists():
+        raise InputError(f"{recording}: there is no such recording")
+    signature = {"recording": str(recording), "changed": _changed(recording), "model": model.name,
+                 "sight": [model.sight.longest, model.sight.multiple], "options": options.facts()}  # fmt: skip
+    with WorkFolder(work_folder_of(destination), signature, resume=resume) as work:
+        run = _Run(recording, model, options, work, JobMonitor(callback, model.device))
+        keyframes = run.select()
+        predictor = run.calibrated(keyframes)
+        names = run.windows(keyframes, predictor)
+        stores = run.anchor(keyframes, names)
+        placed = run.graph(keyframes, names, stores, predictor)
+        run.views(keyframes, names, stores, placed)
+        run.generate(keyframes)
+        cloud, mesh = run.fuse(keyframes, placed)
+        outcome = run.write(destination, keyframes, placed, cloud, mesh)
+        work.remove()
+    return outcome
+
+
+def _changed(recording: Path) -> list[float]:
+    """Tells whether a recording was changed: the newest of its files, and their size."""
+    files = [recording] if recording.is_file() else [path for path in sorted(recording.rglob("*")) if path.is_file()]
+    return [max((path.stat().st_mtime for path in files), default=0.0), sum(path.stat().st_size for path in files)]
+
+
+class _Run:
+    """The stages, with what they share."""
+
+    def __init__(
+        self, recording: Path, model: OfflineModel, options: OfflineOptions, work: WorkFolder, monitor: JobMonitor
+    ) -> None:
+        self.recording, self.model, self.options, self.work, self.monitor = recording, model, options, work, monitor
+        self._stores: list[WindowStore] = []
+
+    # ------------------------------------------------------------------ select
+
+    def select(self) -> Keyframes:
+        folder = self.work.path / "keyframes"
+        sight = self.model.sight
+        if self.options.longest is not None:
+            sight = replace(sight, longest=self.options.longest)
+        if self.work.facts_of("select") is None:
+            with self.work.stage("select") as facts, open_recording(self.recording) as opened:
+                facts["format"] = opened.format
+                facts.update(select_keyframes(opened, self.options, sight, folder, self.monitor))
+        keyframes = Keyframes.load(folder, self.work.facts_of("select") or {})
+        if len(keyframes.cameras) > 1 and not keyframes.facts["posed"]:
+            raise InputError(
+                f"{self.recording}: without poses nothing tells how its {len(keyframes.cameras)} cameras lie; "
+                f"name one (--camera {keyframes.cameras[0]}); {keyframes.facts['why_not']}"
+            )
+        return keyframes
+
+    def calibrated(self, keyframes: Keyframes) -> Predictor:
+        known = {
+            fingerprint(keyframes.image(number)): one.intrinsics
+            for number, one in enumerate(keyframes.table)
+            if one.intrinsics is not None
+        }
+        return CalibratedPredictor(_Late(self.model), known)
+
+    # ------------------------------------------------------------------ windows
+
+    def _store(self, stage: str, camera: int) -> WindowStore:
+        return WindowStore(self.work.path / stage / str(camera), {"model": self.model.name})
+
+    def windows(self, keyframes: Keyframes, predictor: Predictor) -> list[list[str]]:
+        facts = self.work.facts_of("windows")
+        if facts is not None:
+            return [list(names) for names in facts["names"]]
+        with self.work.stage("windows") as facts:
+            facts["names"] = []
+            done = 0
+            for index, camera in enumerate(keyframes.cameras):
+                numbers = keyframes.of(camera)
+                monitor = _Shifted(self.monitor, done, len(keyframes))
+                store = self._store("windows", index)
+                facts["names"].append(
+                    run_windows(keyframes.frames(numbers), predictor, store, self.options.window, monitor=monitor)
+                )
+                done += len(numbers)
+            return [list(names) for names in facts["names"]]
+
+    # ------------------------------------------------------------------ anchor
+
+    def anchor(self, keyframes: Keyframes, names: list[list[str]]) -> list[WindowStore]:
+        """The stores to go on with: windows fitted to known poses in metres, or as they were predicted."""
+        raw = [self._store("windows", index) for index in range(len(names))]
+        if not self._anchoring(keyframes):
+            return raw
+        fitted = [self._store("anchored", index) for index in range(len(names))]
+        if self.work.facts_of("anchor") is None:
+            with self.work.stage("anchor") as facts:
+                facts["windows"] = [
+                    anchor_windows(raw[index], names[index], fitted[index], keyframes.poses(keyframes.of(camera)),
+                                   self.monitor, self.model.device)
+                    for index, camera in enumerate(keyframes.cameras)
+                ]  # fmt: skip
+        return fitted
+
+    def _anchoring(self, keyframes: Keyframes) -> bool:
+        wanted = self.options.anchor and self.options.graph
+        return wanted and bool(keyframes.facts["metric"]) and bool(keyframes.facts["posed"])
+
+    # ------------------------------------------------------------------ graph
+
+    def graph(
+        self, keyframes: Keyframes, names: list[list[str]], stores: Sequence[WindowStore], predictor: Predictor
+    ) -> list[Placed]:
+        paths = [self.work.path / f"placed_{index}.npz" for index in range(len(names))]
+        if self.work.facts_of("graph") is None:
+            with self.work.stage("graph") as facts:
+                facts["cameras"] = []
+                first: Placed | None = None
+                for index, camera in enumerate(keyframes.cameras):
+                    placed = self._place(keyframes, camera, names[index], stores[index], predictor, first)
+                    placed.save(paths[index])
+                    facts["cameras"].append(placed.facts)
+                    first = first or placed
+        return [Placed.load(path) for path in paths]
+
+    def _place(
+        self, keyframes: Keyframes, camera: str, names: list[str], store: WindowStore, predictor: Predictor,
+        first: Placed | None,
+    ) -> Placed:  # fmt: skip
+        numbers = keyframes.of(camera)
+        poses, drift = keyframes.poses(numbers), drift_of(keyframes.facts["world"])
+        if not keyframes.facts["metric"] and np.isfinite(poses).any():
+            drift = PRECISE
+        if first is not None:  # what the first camera found out of the odometry's drift holds for all
+            own = keyframes.of(keyframes.cameras[0])
+            stamps = [keyframes.table[number].stamp_ns for number in own]
+            poses = correction(first, keyframes.poses(own), stamps, poses,
+                               [keyframes.table[number].stamp_ns for number in numbers])  # fmt: skip
+            drift = PRECISE
+        return place(
+            store, names, predictor, poses, drift, metres=bool(keyframes.facts["metric"]), graph=self.options.graph,
+            surfaces=self._anchoring(keyframes),
+            depth_scales=window_scales(store, names, keyframes, numbers), monitor=self.monitor,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ views
+
+    def views(
+        self, keyframes: Keyframes, names: list[list[str]], stores: Sequence[WindowStore], placed: Sequence[Placed]
+    ) -> None:
+        """Each keyframe with its depth in the world, one file each."""
+        if self.work.facts_of("views") is not None:
+            return
+        folder = self.work.path / "views"
+        folder.mkdir(exist_ok=True)
+        with self.work.stage("views") as facts:
+            depths = []
+            for index, camera in enumerate(keyframes.cameras):
+                numbers = keyframes.of(camera)
+                for view in placed_views(stores[index], names[index], placed[index], monitor=self.monitor):
+                    number = numbers[view.frame]
+                    save_view(folder / f"{number:06d}.npz", view._replace(frame=number))
+                    trusted = view.depth[view.depth > 0]
+                    if len(trusted):
+                        depths.append(float(np.median(trusted)))
+            facts["typical_depth"] = float(np.median(depths)) if depths else 1.0
+
+    # ------------------------------------------------------------------ generate
+
+    def generate(self, keyframes: Keyframes) -> list[int]:
+        """How many views were generated for each stretch."""
+        if not self.options.stretches:
+            return []
+        facts = self.work.facts_of("generate")
+        if facts is None:
+            folder = self.work.path / "generated"
+            folder.mkdir(exist_ok=True)
+            with self.work.stage("generate") as facts:
+                facts["counts"], facts["why_not"] = [], []
+                pipeline = self.model.pipeline()
+                if self.options.steps is not None:
+                    pipeline.sampling = replace(pipeline.sampling, steps=self.options.steps)
+                for number, stretch in enumerate(self.options.stretches):
+                    views, why_not = generate_views(
+                        pipeline, self._ends(keyframes, stretch), self.options.prompt, self.options.seed + number,
+                        sum(facts["counts"]), self.monitor,
+                    )  # fmt: skip
+                    for view in views:
+                        save_view(folder / f"{view.frame:06d}.npz", view)
+                        write_image(folder / f"{view.frame:06d}.png", view.colors)
+                    facts["counts"].append(len(views))
+                    facts["why_not"].append(why_not)
+        return [int(count) for count in facts["counts"]]
+
+    def _ends(self, keyframes: Keyframes, stretch: Stretch) -> Ends:
+        camera = keyframes.cameras[0]
+        numbers = keyframes.of(camera)
+        seconds = np.array([keyframes.table[number].stamp_ns - keyframes.facts["start_ns"] for number in numbers]) / 1e9
+        first = int(np.abs(seconds - stretch.start_s).argmin())
+        last = first if stretch.end_s is None else int(np.abs(seconds - stretch.end_s).argmin())
+        if stretch.end_s is not None and last <= first:
+            raise InputError(
+                f"{self.recording}: between {stretch.start_s:g} s and {stretch.end_s:g} s there are no two keyframes "
+                f"to generate views between; they are at {seconds[0]:.1f} to {seconds[-1]:.1f} s"
+            )
+        way = [self._view(keyframes, number) for number in numbers[first : last + 1]]
+        ends = (way[0],) if stretch.end_s is None else (way[0], way[-1])
+        return Ends(stretch, ends, np.stack([view.T_world_cam for view in way]))
+
+    # ------------------------------------------------------------------ fuse
+
+    def fuse(self, keyframes: Keyframes, placed: Sequence[Placed]) -> tuple[MapCloud, MapMesh | None]:
+        """All views as one cloud, and as a mesh if one was asked for."""
+        facts = self.work.facts_of("fuse")
+        if facts is None:
+            with self.work.stage("fuse") as facts:
+                typical = float((self.work.facts_of("views") or {})["typical_depth"])
+                facts["voxel"] = choose_voxel(self.options.voxel, placed[0].metric, typical)
+                total = 2 * (len(keyframes) + self._generated)
+                told = _Counted(self.monitor, "fuse", total)
+                cloud, facts["evicted"] = fuse_cloud(
+                    told(self._all(keyframes)), told(self._all(keyframes)), facts["voxel"], self.options.max_points
+                )
+                _save_cloud(self.work.path / "cloud.npz", cloud)
+                if self.options.mesh:
+                    views = _Counted(self.monitor, "mesh", len(keyframes))(
+                        self._view(keyframes, number) for number in range(len(keyframes))
+                    )
+                    _save_mesh(self.work.path / "mesh.npz", make_mesh(views, 2 * facts["voxel"]))
+        mesh = _load_mesh(self.work.path / "mesh.npz") if self.options.mesh else None
+        return _load_cloud(self.work.path / "cloud.npz"), mesh
+
+    def _view(self, keyframes: Keyframes, number: int) -> PlacedView:
+        return read_view(self.work.path / "views" / f"{number:06d}.npz", keyframes.image(number))
+
+    def _all(self, keyframes: Keyframes) -> Iterator[tuple[PlacedView, bool]]:
+        for number in range(len(keyframes)):
+            yield self._view(keyframes, number), False
+        for number in range(self._generated):
+            path = self.work.path / "generated" / f"{number:06d}.npz"
+            yield read_view(path, read_image(path.with_suffix(".png"))), True
+
+    @property
+    def _generated(self) -> int:
+        return sum((self.work.facts_of("generate") or {}).get("counts", []))
+
+    # ------------------------------------------------------------------ write
+
+    def write(
+        self, destination: Path, keyframes: Keyframes, placed: Sequence[Placed], cloud: MapCloud, mesh: MapMesh | None
+    ) -> Outcome:
+        """The folder of the map."""
+        frames = MapFrames(self.work.path, keyframes, self._generated, depth=self.options.depth)
+        facts = self._facts(keyframes, placed, cloud)
+        write_map(
+            SceneMap(frames, cloud, placed[0].metric, facts, mesh),
+            destination,
+            depth=self.options.depth,
+            progress=lambda p: self.monitor.report(p.stage, p.step, p.total),
+        )
+        return Outcome(facts["exit_code"], facts)
+
+    def _facts(self, keyframes: Keyframes, placed: Sequence[Placed], cloud: MapCloud) -> dict[str, Any]:
+        selected = keyframes.facts
+        fused, made = self.work.facts_of("fuse") or {}, self.work.facts_of("generate") or {}
+        anchored = self.work.facts_of("anchor")
+        reason = placed[0].reason
+        if reason and selected["why_not"]:
+            reason = f"{reason} ({selected['why_not']})"
+        return {
+            "command": "reconstruct",
+            "source": str(self.recording),
+            "format": selected["format"],
+            "model": self.model.name,
+            "device": str(self.model.device),
+            "options": self.options.facts(),
+            "metric": placed[0].metric,
+            "why_not_metric": reason,
+            "world": selected["world"],
+            "cameras": selected["cameras"],
+            "counts": selected["counts"],
+            "keyframes": len(keyframes),
+            "with_pose": selected["posed"],
+            "windows": sum(one.facts["windows"] for one in placed),
+            "loops": sum(one.facts["loops"] for one in placed),
+            "graph": [one.facts for one in placed],
+            "anchored": None if anchored is None else anchored["windows"],
+            "voxel": fused.get("voxel"),
+            "points": len(cloud),
+            "points_given_up": fused.get("evicted", 0),
+            "generated": {
+                "frames": self._generated,
+                "points": int(cloud.generated.sum()),
+                "why_not": [why for why in made.get("why_not", []) if why],
+            },
+            "lost": selected["lost"],
+            "losses": selected["losses"],
+            "seconds": self.work.seconds,
+            "exit_code": EXIT_PARTLY if selected["lost"] else EXIT_CLEAN,
+        }
+
+
+class _Late:
+    """VGGT, loaded when the first window is to be predicted: a resumed run may need none."""
+
+    def __init__(self, model: OfflineModel) -> None:
+        self._model = model
+        self._loaded: Predictor | None = None
+
+    @property
+    def name(self) -> str:
+        return self._model.name
+
+    def __call__(self, images: Any) -> Any:
+        if self._loaded is None:
+            self._loaded = self._model.predictor()
+        return self._loaded(images)
+
+
+class _Shifted(JobMonitor):
+    """Counts on where another camera's windows ended."""
+
+    def __init__(self, inner: JobMonitor, done: int, total: int) -> None:
+        super().__init__()
+        self._inner, self._before, self._total = inner, done, total
+
+    def report(self, stage: str, step: int, total: int) -> None:  # noqa: ARG002 - the total is known better here
+        self._inner.report(stage, self._before + step, self._total)
+
+
+class _Counted:
+    """Tells of things as they pass, in one or several turns."""
+
+    def __init__(self, monitor: JobMonitor, stage: str, total: int) -> None:
+        self._monitor, self._stage, self._total, self._done = monitor, stage, total, 0
+
+    def __call__(self, things: Iterable[T]) -> Iterator[T]:
+        for thing in things:
+            yield thing
+            self._done += 1
+            self._monitor.report(self._stage, self._done, self._total)
+
+
+def _save_cloud(path: Path, cloud: MapCloud) -> None:
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        np.savez(file, points=cloud.points, colors=cloud.colors, confidence=cloud.confidence,
+                 generated=cloud.generated, frame=cloud.frame)  # fmt: skip
+
+
+def _load_cloud(path: Path) -> MapCloud:
+    with np.load(path) as file:
+        return MapCloud(file["points"], file["colors"], file["confidence"], file["generated"], file["frame"])
+
+
+def _save_mesh(path: Path, mesh: MapMesh) -> None:
+    with atomic_path(path) as partial, partial.open("wb") as file:
+        np.savez(file, vertices=mesh.vertices, colors=mesh.colors, triangles=mesh.triangles)
+
+
+def _load_mesh(path: Path) -> MapMesh:
+    with np.load(path) as file:
+        return MapMesh(file["vertices"], file["colors"], file["triangles"])

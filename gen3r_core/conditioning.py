@@ -16,16 +16,11 @@ from torch import Tensor
 from gen3r_core.errors import InputError
 from gen3r_core.geometry.cameras import intrinsics_after_resize_crop, pluecker_rays
 from gen3r_core.geometry.rigid import relative_to_first
+from gen3r_core.multiples import FOLD, SIZE_MULTIPLE
 from gen3r_core.scene import CameraPath
-
-FOLD = 4
-"""Frames in one latent frame."""
 
 SPATIAL = 8
 """Pixels along each side of a latent cell."""
-
-SIZE_MULTIPLE = 112
-"""Sides of generated images are multiples of 8 (VAE), 14 (VGGT patches) and an even token grid."""
 
 
 class Task(StrEnum):

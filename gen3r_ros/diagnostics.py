@@ -6,13 +6,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
 from gen3r_core.checkpoint.precheck import CheckpointFacts
 from gen3r_core.reconstruction.metric import DepthScale
 from gen3r_core.serving.status import WorkerState, WorkerStatus
 from gen3r_ros.camera_input import CameraInput
+from gen3r_ros.diagnostic_sender import diagnostic_sender
 from gen3r_ros.executor import CallbackExecutor
 from gen3r_ros.jobs import Sources
 from gen3r_ros.memory import available_mb, resident_mb
@@ -50,7 +51,7 @@ class Diagnostics:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._sender = diagnostic_sender(node)
         self._rates: dict[str, Rate] = {}
 
     def publish(
@@ -72,14 +73,13 @@ class Diagnostics:
             sources: None where the node is not active.
             failure: why the last transition failed; empty if it did not.
         """
-        message = DiagnosticArray()
-        message.header.stamp = self._node.get_clock().now().to_msg()
-        message.status = [
-            self._worker(facts, loop, failure),
-            *self._inputs(parameters, sources),
-            self._output(state, loop, sources, failure),
-        ]
-        self._publisher.publish(message)
+        self._sender.send(
+            [
+                self._worker(facts, loop, failure),
+                *self._inputs(parameters, sources),
+                self._output(state, loop, sources, failure),
+            ]
+        )
 
     def _worker(self, facts: CheckpointFacts | None, loop: SceneLoop | None, failure: str) -> DiagnosticStatus:
         status = WorkerStatus() if loop is None else loop.worker.status
@@ -203,10 +203,11 @@ class Diagnostics:
             level = DiagnosticStatus.WARN
         return self._status("results", level, silence or "publishing", values)
 
-    def _status(self, name: str, level: bytes, message: str, values: Mapping[str, object]) -> DiagnosticStatus:
+    @staticmethod
+    def _status(name: str, level: bytes, message: str, values: Mapping[str, object]) -> DiagnosticStatus:
         return DiagnosticStatus(
             level=level,
-            name=f"{self._node.get_fully_qualified_name().lstrip('/')}: {name}",
+            name=name,
             message=message,
             hardware_id="gen3r",
             values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],

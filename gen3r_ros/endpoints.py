@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.callback_groups import CallbackGroup
+from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.node import Node
@@ -34,6 +34,8 @@ class Endpoints:
         self._policies: dict[str, str] = {}  # that was incompatible last, by topic
         self._own: dict[str, tuple[bool, QoSProfile]] = {}  # whether we listen, and our profile
         self._made: list[Any] = []
+        # Groups remember what was ever in them; the node's own lasts as long as the node.
+        self._group = MutuallyExclusiveCallbackGroup()
 
     def subscribe(
         self, kind: Any, topic: str, callback: Callable[..., None], qos: QoSProfile, group: CallbackGroup | None = None
@@ -54,7 +56,7 @@ class Endpoints:
         own = copy.copy(qos)
         events = SubscriptionEventCallbacks(incompatible_qos=lambda event: self._incompatible(name, event))
         return self._remember(name, own, listens=True, make=lambda: self._node.create_subscription(
-            kind, topic, callback, own, callback_group=group, event_callbacks=events,
+            kind, topic, callback, own, callback_group=group or self._group, event_callbacks=events,
             qos_overriding_options=QoSOverridingOptions(_POLICIES)))  # fmt: skip
 
     def advertise(self, kind: Any, topic: str, qos: QoSProfile) -> Any:
@@ -64,7 +66,8 @@ class Endpoints:
         events = PublisherEventCallbacks(incompatible_qos=lambda event: self._incompatible(name, event))
         overrides = QoSOverridingOptions(_POLICIES)
         return self._remember(name, own, listens=False, make=lambda: self._node.create_publisher(
-            kind, topic, own, event_callbacks=events, qos_overriding_options=overrides))  # fmt: skip
+            kind, topic, own, callback_group=self._group, event_callbacks=events,
+            qos_overriding_options=overrides))  # fmt: skip
 
     def close(self) -> None:
         """Take all of them down that are there."""

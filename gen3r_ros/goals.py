@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from builtin_interfaces.msg import Duration
 from gen3r.action import PredictViews, Reconstruct
 from gen3r.msg import GenerationOptions, Reconstruction
 from nav_msgs.msg import Path
@@ -35,6 +36,8 @@ class GoalEnd:
     views: int = 0
     views_generated: int = 0
     points_generated: int = 0
+    profile: str = ""
+    age: Any = None
     reconstruction: Any = None
 
 
@@ -179,5 +182,7 @@ def result_message(kind: Any, end: GoalEnd, seconds: float) -> Any:
         views=end.views,
         views_generated=end.views_generated,
         points_generated=end.points_generated,
+        profile=end.profile,
+        age=end.age or Duration(),
         seconds=seconds,
     )

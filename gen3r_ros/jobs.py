@@ -30,9 +30,11 @@ class Job:
         goal: of whom; None for the continuous reconstruction.
         T_world_views: ``[F, 4, 4]`` cameras that were asked for; None for a reconstruction.
         known_scale: metres per model unit that it was asked with; 0 where not known.
+        profile: of a prediction: how it is made.
     """
 
     window: tuple[ImageKeyframe, ...]
     goal: Goal | None = None
     T_world_views: Any = None
     known_scale: float = 0.0
+    profile: str = ""

@@ -27,6 +27,9 @@ Value = bool | int | float | str
 DEFAULT_PARAMETERS = "config/gen3r.yaml"
 """In the share folder."""
 
+RVIZ_LAYOUT = "config/gen3r.rviz"
+"""The same."""
+
 CANNOT_START = 1
 """Exit code of processes that would end the same way if they were started again."""
 
@@ -82,6 +85,7 @@ NODE_ARGUMENTS = (
              parameter="autostart", kind=bool),
     Argument("respawn", f"true: start the node again, {RESPAWN_DELAY_S:g} s later, when it was killed", "true",
              kind=bool),
+    Argument("rviz", f"true: RViz as well, with {RVIZ_LAYOUT} of this package", "false", kind=bool),
     Argument("venv", "folder of the Python environment in which gen3r's packages are; empty: the one that is active"),
     Argument("log_level", "of the node", "info", ("debug", "info", "warn", "error", "fatal")),
 )  # fmt: skip
@@ -101,6 +105,20 @@ SIMULATOR_ARGUMENTS = (
     Argument("sim_params_file", "parameters of gen3r_sim; empty: none"),
 )  # fmt: skip
 """Of sim.launch.py, beside those of gen3r.launch.py that are not about the camera."""
+
+BAG_ARGUMENTS = (
+    Argument("bag", "to play: a folder, or a file (.mcap, .db3, or .bag of ROS 1)", None),
+    Argument("topics", "that are played, with commas between; empty: all", parameter="topics"),
+    Argument("rate", "recorded seconds in a real one", "1", parameter="rate", kind=float),
+    Argument("start", "seconds of the recording that are left out; empty: none", parameter="start_s", kind=float),
+    Argument("end", "seconds of the recording at which it ends; empty: at its end", parameter="end_s", kind=float),
+    Argument("loop", "true: begin again at the end, for ever", "false", parameter="loop", kind=bool),
+    Argument("wait_for_subscriber", "true: the recording waits until the node listens", "true",
+             parameter="wait_for_subscriber", kind=bool),
+    Argument("shutdown", "true: when the recording ends, the node does too; false: its results stay", "false",
+             kind=bool),
+)  # fmt: skip
+"""Of bag.launch.py, beside those of gen3r.launch.py but use_sim_time, which is true."""
 
 CAMERA_ARGUMENTS = ("image", "camera_info", "transport")
 """Those that sim.launch.py gives itself."""
@@ -189,6 +207,33 @@ def node_start(given: Mapping[str, str]) -> Start:
     )
 
 
+def rviz_action(given: Mapping[str, str]) -> dict[str, Any] | None:
+    """Arguments of ``launch_ros.actions.Node`` that start RViz on the node's results; None where it is not wanted.
+
+    Args:
+        given: values of all :data:`NODE_ARGUMENTS`, by name.
+
+    Raises:
+        InputError: one of them cannot be; names it.
+    """
+    if not is_true(NODE_ARGUMENTS, "rviz", given["rviz"]):
+        return None
+    node = node_start(given)
+    fixed = ["-f", given["fixed_frame"]] if given["fixed_frame"] else []
+    sim_time = node.parameters.get("use_sim_time")
+    transforms = [pair for pair in node.remappings if pair[0].startswith("/tf")]
+    return {
+        "package": "rviz2",
+        "executable": "rviz2",
+        "name": f"{node.name}_rviz",
+        "namespace": node.namespace or None,  # the layout's topics are relative
+        "arguments": ["-d", str(share_path(RVIZ_LAYOUT)), *fixed],
+        "parameters": [] if sim_time is None else [{"use_sim_time": sim_time}],
+        "remappings": [("image_raw", image_topics(given["image"], given["camera_info"]).image), *transforms],
+        "output": "screen",
+    }
+
+
 def simulator_start(given: Mapping[str, str]) -> Start:
     """How to start the simulator; it is not started again, for a world that begins anew helps nobody.
 
@@ -209,6 +254,44 @@ def simulator_start(given: Mapping[str, str]) -> Start:
         respawn=False,
         log_level=given["log_level"],
     )
+
+
+def player_start(given: Mapping[str, str]) -> Start:
+    """How to start the player of a bag; it is not started again.
+
+    Args:
+        given: values of all :data:`BAG_ARGUMENTS`, and of ``venv`` and ``log_level``, by name.
+
+    Raises:
+        InputError: one of them cannot be; names it.
+    """
+    bag = Path(given["bag"]).expanduser()
+    if not bag.exists():
+        raise InputError(f"bag:={given['bag']}: there is no such file or folder")
+    return Start(
+        name="gen3r_play",
+        namespace="",
+        parameters={**parameters_of(BAG_ARGUMENTS, given), "bag": str(bag.absolute())},
+        files=(),
+        remappings=(),
+        prefix=interpreter(given["venv"]),
+        respawn=False,
+        log_level=given["log_level"],
+    )
+
+
+def is_true(arguments: Sequence[Argument], name: str, text: str) -> bool:
+    """What an argument says that is true or false.
+
+    Args:
+        arguments: of a launch file.
+        name: of the argument.
+        text: its value.
+
+    Raises:
+        InputError: it is neither.
+    """
+    return bool(_value(next(one for one in arguments if one.name == name), text))
 
 
 @dataclass(frozen=True)

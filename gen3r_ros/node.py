@@ -30,6 +30,7 @@ from gen3r_core.checkpoint.precheck import CheckpointFacts, check_checkpoint
 from gen3r_core.errors import Gen3RError, InputError
 from gen3r_core.serving.codes import ErrorCode
 from gen3r_core.serving.status import WorkerState
+from gen3r_ros.bonds import ManagerBond
 from gen3r_ros.camera_settings import all_cameras
 from gen3r_ros.cameras import RobotCameras
 from gen3r_ros.diagnostics import Diagnostics
@@ -93,6 +94,7 @@ class Gen3RNode(LifecycleNodeMixin, Node):
         self._loop: SceneLoop | None = None
         self._outputs: Outputs | None = None
         self._sources: Sources | None = None
+        self._bond: ManagerBond | None = None
         self._failure = self.fault = ""
         self._closing = threading.Event()
         self._bringing_up = threading.Lock()  # taken once
@@ -164,10 +166,12 @@ class Gen3RNode(LifecycleNodeMixin, Node):
             )
         transforms = listen_to_transforms(self, self._now.tf_history_s)
         try:
+            self._bond = ManagerBond(self, wanted=self._now.bond)
             cameras = all_cameras(self, self._now)
             camera = RobotCameras(self, transforms, self._now, cameras, loop.keyframe, loop.restart)
         except InputError as error:
             transforms.close()
+            self._break_bond()
             return self._failed(f"activation failed: {error}")
         self._sources = Sources(camera, transforms, outputs)
         loop.open(self._sources)
@@ -232,7 +236,13 @@ class Gen3RNode(LifecycleNodeMixin, Node):
             self.get_logger().error(reason)
         return _FAILURE
 
+    def _break_bond(self) -> None:
+        bond, self._bond = self._bond, None
+        if bond is not None:
+            bond.close()
+
     def _silence(self) -> None:
+        self._break_bond()
         sources, self._sources = self._sources, None
         if self._loop is not None and sources is not None:
             self._loop.shut()

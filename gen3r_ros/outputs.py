@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
+from visualization_msgs.msg import MarkerArray
 
 from gen3r_core.geometry.poses import Array
 from gen3r_core.reconstruction.packing import mask_depth
@@ -23,12 +24,16 @@ from gen3r_core.serving.results import SceneResult
 from gen3r_ros.camera_image import ImageKeyframe
 from gen3r_ros.conversions.cameras import CameraModel, camera_info
 from gen3r_ros.conversions.clouds import Points, cloud_message
+from gen3r_ros.conversions.frusta import frusta_message, no_frusta
 from gen3r_ros.conversions.images import image_message
 from gen3r_ros.conversions.poses import matrix_pose, path_message, stamp_message, transform_message
 from gen3r_ros.endpoints import Endpoints
 from gen3r_ros.placement import Placement, joined, placed_cameras
 from gen3r_ros.qos import LATCHED, RESULT
 from gen3r_ros.transforms import transform_sender
+
+# Colours of frusta.
+_SEEN, _PREDICTED = (0.2, 0.6, 1.0), (1.0, 0.6, 0.1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +94,7 @@ class Outputs:
         self._map = make(PointCloud2, "map", LATCHED)
         self._path = make(Path, "keyframe_path", RESULT)
         self._scene = make(ReconstructionMessage, "reconstruction", LATCHED)
+        self._frusta = make(MarkerArray, "frusta", RESULT)
         self._view = make(NovelView, "novel_view", RESULT)
         self._image = make(Image, "novel_view/image", RESULT)
         self._info = make(CameraInfo, "novel_view/camera_info", RESULT)
@@ -107,6 +113,8 @@ class Outputs:
     def forget(self) -> None:
         """A new scene begins: nothing of the old one is joined to it."""
         self._last = (None, None)
+        if self._frusta.get_subscription_count():
+            self._frusta.publish(no_frusta(self._header(self._node.get_clock().now().nanoseconds)))
 
     def wants_map(self) -> bool:
         """Whether somebody listens to the map."""
@@ -134,6 +142,9 @@ class Outputs:
         if revision.observed is not None:
             if self._path.get_subscription_count():
                 self._path.publish(path_message(revision.poses, header))
+            if self._frusta.get_subscription_count():
+                cameras = [keyframe.payload.pinhole for keyframe in revision.keyframes]
+                self._frusta.publish(frusta_message(revision.poses, cameras, header, "keyframes", _SEEN))
             if revision.placement.metric:
                 names = [f"{self._prefix}/keyframe_{index}" for index in range(len(revision.poses))]
                 self._send_frames(names, revision.poses, revision.stamp_ns)
@@ -154,15 +165,17 @@ class Outputs:
         names = [f"{self._prefix}/view_{index}" for index in range(count)]
         if revision.placement.metric:
             self._send_frames(names, poses, revision.stamp_ns)
+        height, width = result.images.shape[1:3]
+        models = [CameraModel(K.astype(np.float64), (height, width)) for K in result.intrinsics]
+        if self._frusta.get_subscription_count():
+            self._frusta.publish(frusta_message(poses, models, header, "views", _PREDICTED))
         wanted = [one.get_subscription_count() > 0 for one in (self._view, self._image, self._info, self._depth)]
         if not any(wanted):
             return count
-        height, width = result.images.shape[1:3]
         for index, name in enumerate(names):
             own = Header(stamp=header.stamp, frame_id=name)
             image = image_message(result.images[index], "rgb8", own)
-            model = CameraModel(result.intrinsics[index].astype(np.float64), (height, width))
-            info = camera_info(model, own)
+            info = camera_info(models[index], own)
             depth = None
             if wanted[0] or wanted[3]:
                 metres = (
@@ -190,7 +203,7 @@ class Outputs:
                         camera_info=info,
                         depth=depth,
                         model=revision.model,
-                        age=self._age(revision.stamp_ns),
+                        age=self.age(revision.stamp_ns),
                     )
                 )
         self.published = self._node.get_clock().now().nanoseconds
@@ -212,7 +225,8 @@ class Outputs:
     def _header(self, stamp_ns: int) -> Header:
         return Header(stamp=stamp_message(stamp_ns), frame_id=self._frame)
 
-    def _age(self, stamp_ns: int) -> Any:
+    def age(self, stamp_ns: int) -> Any:
+        """How long ago a stamp was, by the node's clock: a message."""
         now = self._node.get_clock().now()
         return (now - Time(nanoseconds=stamp_ns, clock_type=now.clock_type)).to_msg()
 
@@ -245,5 +259,5 @@ class Outputs:
             points_generated=counts[1],
             model=revision.model,
             seconds=revision.seconds,
-            age=self._age(revision.stamp_ns),
+            age=self.age(revision.stamp_ns),
         )

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 
-from gen3r_ros import simulator_parameters
+from gen3r_ros import player_parameters, simulator_parameters
 from gen3r_ros.declared import Declared
 from gen3r_ros.parameter_file import SECTIONS
 from gen3r_ros.parameters import CAMERA_PARAMETERS, PARAMETERS
@@ -64,6 +64,13 @@ None of these changes later.
 
 """
 
+_PLAYER = """\
+## gen3r_play
+
+None of these changes later.
+
+"""
+
 _FAULTS = """\
 ### Faults
 
@@ -81,7 +88,8 @@ def parameter_page() -> str:
         chosen = {name: PARAMETERS[name] for name in names[begin:end]}
         parts += [f"### {title}\n\n", table(chosen, [PARAMETERS[name].runtime for name in chosen]), "\n"]
     parts += [_CAMERAS, table({f"NAME.{name}": one for name, one in CAMERA_PARAMETERS.items()}), "\n", _QOS]
-    parts += [_SIMULATOR, table(simulator_parameters.PARAMETERS), "\n", _FAULTS, table(FAULTS)]
+    parts += [_SIMULATOR, table(simulator_parameters.PARAMETERS), "\n", _FAULTS, table(FAULTS), "\n"]
+    parts += [_PLAYER, table(player_parameters.PARAMETERS)]
     return "\n".join("".join(parts).splitlines()) + "\n"
 
 

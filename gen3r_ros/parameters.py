@@ -25,11 +25,15 @@ RANDOM = "random:"
 
 PARAMETERS = {
     "autostart": Declared(False, "configure and activate by itself, once, when the node starts"),
+    "bond": Declared(False, "form a bond when activated, for a lifecycle manager that wants one (Nav2's, with a "
+                     "bond_timeout over 0); needs bondpy"),
     # the model and its process
     "checkpoint": Declared("", "folder of the model; empty: gen3r-small; random:tiny: random weights, for tests only"),
     "prompts": Declared("", "file of `gen3r embed-prompts`, with which no text encoder is loaded; empty: none"),
     "device": Declared("auto", "auto, cpu, cuda, cuda:1, ..."),
     "dtype": Declared("auto", "of the weights", values=("auto", "fp32", "bf16", "fp16")),
+    "memory_budget_gib": Declared(0.0, "GiB of the device that may be used (`gen3r plan` tells what they suffice "
+                                  "for); 0: as much as a job needs", 0.0, 4096.0),
     "threads": Declared(0, "processor cores for inference; 0: all but one", 0, 1024),
     "niceness": Declared(10, "of the inference process, so that callbacks come first", 0, 19),
     "activation_timeout_s": Declared(120.0, "seconds that activation waits for the model", 0.1, 86400.0, runtime=True),
@@ -88,6 +92,9 @@ PARAMETERS = {
     "seed": Declared(42, "of the random draws", 0, 2**62, runtime=True),
     "deadline_s": Declared(0.0, "seconds within which paths on goal_path are of use; 0: any", 0.0, 86400.0,
                            runtime=True),
+    "fastest_profile": Declared("preview", "how far goals that have a deadline may be hurried; exact: not at all, then "
+                                "those that would be late are refused", values=("exact", "balanced", "fast", "preview"),
+                                runtime=True),
     "heading": Declared("auto", "where cameras look along a path: as its poses, along it, or by what they say",
                         values=("auto", "given", "path"), runtime=True),
     "horizon_m": Declared(0.0, "metres of a path that are predicted, at most; 0: all", 0.0, 1e4, runtime=True),
@@ -114,10 +121,12 @@ class NodeParameters:
     """Their values; attributes are called as in :data:`PARAMETERS`."""
 
     autostart: bool
+    bond: bool
     checkpoint: str
     prompts: str
     device: str
     dtype: str
+    memory_budget_gib: float
     threads: int
     niceness: int
     activation_timeout_s: float
@@ -161,6 +170,7 @@ class NodeParameters:
     scheduler: str
     seed: int
     deadline_s: float
+    fastest_profile: str
     heading: Any  # one of goal_path.Heading
     horizon_m: float
     replace_running: bool
@@ -201,6 +211,7 @@ class NodeParameters:
             checkpoint=None if self.random_size is not None else self.checkpoint or None,
             random_size=self.random_size,
             prompts=self.prompts or None,
+            memory_budget=self.memory_budget_gib or None,
             device=self.device,
             dtype=self.dtype,
             threads=self.threads or None,

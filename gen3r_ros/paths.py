@@ -11,12 +11,14 @@ import numpy as np
 from gen3r_core.checkpoint.precheck import CheckpointFacts
 from gen3r_core.serving.client import InferenceWorker
 from gen3r_core.serving.codes import ErrorCode
+from gen3r_core.serving.hurry import EXACT
+from gen3r_core.serving.requests import PATH, predict_pace_key
 from gen3r_core.serving.results import SceneResult
 from gen3r_core.serving.tickets import Outcome, Ticket
 from gen3r_ros.goals import Goal, GoalEnd
 from gen3r_ros.jobs import Job, Sources
 from gen3r_ros.parameters import NodeParameters
-from gen3r_ros.planning import RefusedError, prepare
+from gen3r_ros.planning import TASK, RefusedError, Times, prepare
 from gen3r_ros.scene import Scene
 from gen3r_ros.tally import Tally
 
@@ -72,15 +74,32 @@ class Paths:
             why = f"there are fewer than {own.min_window} keyframes"
         try:
             ready = prepare(
-                goal, sources.camera, sources.transforms, own, model, self._facts, self._scene.metric_placement, why
+                goal,
+                sources.camera,
+                sources.transforms,
+                own,
+                model,
+                self._facts,
+                self._scene.metric_placement,
+                why,
+                times=self._times(),
             )
         except RefusedError as error:
             if error.code is not ErrorCode.SCALE_UNKNOWN or not (coming and enough):
                 self.end(error.code, str(error))
             return
         self.held = None
+        if ready.profile != EXACT:
+            self._tally.counts[f"goals hurried as {ready.profile}"] += 1
         ticket = self._worker.predict(ready.request, deadline_s=ready.deadline_s, replace_running=own.replace_running)
-        self._jobs[ticket] = Job(ready.window, goal, ready.T_world_views, ready.scale)
+        self._jobs[ticket] = Job(ready.window, goal, ready.T_world_views, ready.scale, ready.profile)
+
+    def _times(self) -> Times:
+        """What the worker knows of how long it takes."""
+        return Times(
+            self._worker.busy_s,
+            lambda options: self._worker.fastest(predict_pace_key(TASK, 0, PATH, options), options.steps),
+        )
 
     def predicted(self, job: Job, goal: Goal, outcome: Outcome, result: SceneResult, sources: Sources) -> None:
         """Publish what the worker made for a goal, and end it."""
@@ -95,7 +114,8 @@ class Paths:
         goal.feedback("publish", 1, 1, 0.0)
         points = 0 if revision.generated is None else len(revision.generated.xyz)
         made = int(np.count_nonzero(~result.observed))
-        end = GoalEnd(ErrorCode.OK, "", revision.scene_id, revision.number, views, made, points)
+        age = sources.outputs.age(revision.stamp_ns)
+        end = GoalEnd(ErrorCode.OK, "", revision.scene_id, revision.number, views, made, points, job.profile, age)
         self._tally.went_well(goal, end)
 
     def cancel(self, goal: Goal) -> None:

@@ -14,6 +14,7 @@ from gen3r_core.geometry.poses import Array, invert_poses
 from gen3r_core.geometry.sim3 import Sim3
 from gen3r_core.reconstruction.goal_path import GoalCameras, goal_cameras
 from gen3r_core.serving.codes import ErrorCode
+from gen3r_core.serving.hurry import EXACT, Known, Way, choose, ways
 from gen3r_core.serving.requests import Cameras, PredictOptions, PredictRequest
 from gen3r_core.serving.status import ModelFacts
 from gen3r_ros.camera_image import ImageKeyframe
@@ -23,6 +24,9 @@ from gen3r_ros.goals import Goal
 from gen3r_ros.parameters import NodeParameters
 from gen3r_ros.placement import Placement
 from gen3r_ros.transforms import TransformError, Transforms
+
+TASK = "1view"
+"""Views follow from the newest image."""
 
 
 class RefusedError(Gen3RError):
@@ -47,6 +51,7 @@ class Prepared:
         T_world_views: ``[F, 4, 4]`` the cameras in the fixed frame.
         scale: metres per model unit that the model is told.
         deadline_s: seconds that are left; None for any.
+        profile: how the views are made.
     """
 
     request: PredictRequest
@@ -54,6 +59,20 @@ class Prepared:
     T_world_views: Array
     scale: float
     deadline_s: float | None
+    profile: str = EXACT
+
+
+@dataclass(frozen=True)
+class Times:
+    """How long things take, as far as that is known.
+
+    Attributes:
+        before_s: seconds that the worker is busy with something else.
+        known: of predictions with the options it is asked for.
+    """
+
+    before_s: float = 0.0
+    known: Known = lambda _options: None
 
 
 def prepare(
@@ -65,6 +84,8 @@ def prepare(
     facts: CheckpointFacts,
     placement: Placement | None,
     why_no_scale: str,
+    *,
+    times: Times | None = None,
 ) -> Prepared:
     """Turn a goal of PredictViews into a request.
 
@@ -77,6 +98,7 @@ def prepare(
         facts: of its checkpoint.
         placement: of the newest metric reconstruction; None where there is none.
         why_no_scale: the reason then.
+        times: tell how much a goal with a deadline has to be hurried; None where nothing is known.
 
     Raises:
         RefusedError: it cannot be served, with the code that says why.
@@ -85,7 +107,8 @@ def prepare(
         deadline_s = goal.left()
         if not goal.request.path.poses:
             raise InputError("the goal path is empty; send at least one pose")
-        options = predict_options(goal, parameters, model, facts)
+        way = in_time(goal, predict_options(goal, parameters, model, facts), deadline_s, parameters, times or Times())
+        options = way.options
         keyframe = camera.newest()
         if keyframe is None:
             raise RefusedError(*nothing_from(camera))
@@ -100,7 +123,29 @@ def prepare(
         raise RefusedError(ErrorCode.NO_TRANSFORM, str(error)) from error
     except InputError as error:
         raise RefusedError(ErrorCode.INVALID_REQUEST, str(error)) from error
-    return Prepared(request, (keyframe,), cameras.T_world_cam, placement.world_from_model.scale, deadline_s)
+    scale = placement.world_from_model.scale
+    return Prepared(request, (keyframe,), cameras.T_world_cam, scale, deadline_s, way.profile)
+
+
+def in_time(goal: Goal, options: PredictOptions, left_s: float | None, parameters: NodeParameters, times: Times) -> Way:
+    """How to make the views by the goal's deadline, no faster than that needs; what the goal itself asks for stays.
+
+    Args:
+        goal: of the action or the topic.
+        options: without any hurry.
+        left_s: seconds until its deadline; None for any.
+        parameters: of the node.
+        times: that are known.
+    """
+    own = goal.request.options
+    asked = {
+        "num_frames": bool(own.num_frames),
+        "steps": bool(own.steps),
+        "guided_share": not own.guidance < 0,
+    }
+    fixed = [name for name, given in asked.items() if given]
+    found = ways(options, task=TASK, fastest=parameters.fastest_profile, fixed=fixed)
+    return choose(found, None if left_s is None else left_s - times.before_s, times.known)
 
 
 def nothing_from(camera: RobotCameras | CameraInput) -> tuple[ErrorCode, str]:
@@ -177,7 +222,7 @@ def predict_request(
     own = goal.request.options
     return PredictRequest(
         [keyframe.payload.rgb()],
-        "1view",
+        TASK,
         Cameras(poses, K, camera.size, world_from_model.scale),
         goal.request.prompt,
         own.seed if own.seed >= 0 else parameters.seed,
@@ -203,7 +248,7 @@ def predict_options(
         raise InputError(f"guidance is a finite number, got {guidance}")
     return PredictOptions(
         num_frames=frames,
-        size=parameters.size,
+        size=parameters.size or model.image_size,
         steps=own.steps or parameters.steps or facts.steps,
         guidance=guidance,
         negative_prompt=own.negative_prompt or parameters.negative_prompt,

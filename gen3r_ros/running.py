@@ -9,7 +9,7 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -76,13 +76,14 @@ def ros_context(arguments: Sequence[str] | None = None) -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def spin_until_signal(executor: Executor) -> None:
+def spin_until_signal(executor: Executor, done: Callable[[], bool] = lambda: False) -> None:
     """Spin until SIGINT or SIGTERM; a callback that runs then is left to end. A second SIGINT interrupts it.
 
     What follows until the end of :func:`ros_context` is interrupted by a second SIGINT only, too.
 
     Args:
         executor: with nodes in it. The caller shuts it down. Call this in the main thread, in :func:`ros_context`.
+        done: asked after callbacks; True ends it as well.
 
     Raises:
         Exception: what a callback raised.
@@ -92,5 +93,5 @@ def spin_until_signal(executor: Executor) -> None:
     told = handler if isinstance(handler, _Told) else _Told()
     for number in _SIGNALS:
         signal.signal(number, told)
-    while told.when is None:
+    while told.when is None and not done():
         executor.spin_once(timeout_sec=_PATIENCE_SECONDS)

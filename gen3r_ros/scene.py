@@ -6,20 +6,42 @@ import contextlib
 import math
 import time
 import uuid
-from dataclasses import replace
-from typing import Any
+import weakref
+from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import numpy as np
 
 from gen3r_core.geometry.poses import Array
 from gen3r_core.messages.problems import MessageError
 from gen3r_core.reconstruction.metric import DepthScale, scale_from_depth
-from gen3r_core.reconstruction.voxel_map import VoxelMap
+from gen3r_core.reconstruction.voxel_map import MapPoints, VoxelMap
 from gen3r_core.serving.results import SceneResult
 from gen3r_ros.camera_image import ImageKeyframe, common_size
 from gen3r_ros.conversions.clouds import Points
 from gen3r_ros.outputs import Outputs, Revision
 from gen3r_ros.placement import Placement, anchored, known_poses, place, placed_cameras, placed_points
+
+
+@dataclass(frozen=True, eq=False)
+class SavedMap:
+    """The map at one moment.
+
+    Attributes:
+        points: of the map.
+        metric: they are in metres.
+        name: of the scene, and its revision.
+        keyframes: those that it was made from and that are still there, by time, with ``T_world_cam`` ``[4, 4]``.
+        model: name of the weights; empty where there is no keyframe.
+        reason: why it is not metric, or what tells the scale.
+    """
+
+    points: MapPoints
+    metric: bool
+    name: str
+    keyframes: tuple[tuple[ImageKeyframe, Array], ...]
+    model: str
+    reason: str
 
 
 def scale_by_depth(window: tuple[ImageKeyframe, ...], result: SceneResult) -> DepthScale | None:
@@ -69,6 +91,9 @@ class Scene:
         self.metric_placement: Placement | None = None
         self.map.clear()
         self.map_metric = False
+        # In the map's frame and unit. Weak: which keyframes are kept, and for how long, is their selector's matter.
+        self._placed: dict[tuple[int, str], tuple[weakref.ref[ImageKeyframe], Array]] = {}
+        self._model = ""
         self.depth_scale: DepthScale | None = None
         self._map_changed = False
         self._map_stamp = 0
@@ -94,6 +119,8 @@ class Scene:
         if not placement.metric and all(T is None for T in known):
             why = next((k.payload.why_no_pose for k in reversed(window) if k.payload.why_no_pose), "")
             placement = replace(placement, reason=f"{placement.reason}: {why}" if why else placement.reason)
+        if not placement.metric and result.not_fitted:
+            placement = replace(placement, reason=f"{placement.reason}; and {result.not_fitted}")
         if not placement.metric and placement.scale_from:
             placement = replace(
                 placement,
@@ -103,8 +130,9 @@ class Scene:
         if placement.metric:
             self.metric_placement = placement
         points = placed_points(result, placement, generated=False)
-        self._insert(points, placement, window[-1].stamp_ns, generated=False)
         cameras = placed_cameras(result, placement)
+        if self._insert(points, placement, window[-1].stamp_ns, generated=False):
+            self._remember(window, cameras, result.model)
         return self._revision(window, cameras, placement, points, None, result.model, seconds)
 
     def predicted(
@@ -142,10 +170,19 @@ class Scene:
             self._map_changed, self._map_sent = False, now
             outputs.map(self.map, self._map_stamp)
 
-    def saved_map(self, *, include_generated: bool) -> tuple[Any, bool, str]:
-        """The map as it is now: a cloud, whether it is metric, and a name for it."""
-        cloud = self.map.cloud(include_generated=include_generated)
-        return cloud, self.map_metric, f"{self.name}-{self.revision}"
+    def saved_map(self, *, include_generated: bool) -> SavedMap:
+        """The map as it is now."""
+        placement = self.metric_placement if self.map_metric else self.placement
+        reason = "" if placement is None else placement.reason or f"scale and place from {placement.scale_from}"
+        there = [(kept(), T) for _, (kept, T) in sorted(self._placed.items(), key=itemgetter(0))]
+        return SavedMap(
+            self.map.points(include_generated=include_generated),
+            self.map_metric,
+            f"{self.name}-{self.revision}",
+            tuple((keyframe, T) for keyframe, T in there if keyframe is not None),
+            self._model,
+            reason,
+        )
 
     def _place(self, window: tuple[ImageKeyframe, ...], result: SceneResult, known_scale: float) -> Placement:
         """By the scale that is given, else by that of depth images, else by TF alone."""
@@ -173,16 +210,25 @@ class Scene:
         self.revision += 1
         return Revision(self.name, self.revision, window, poses, placement, observed, generated, model, seconds)
 
-    def _insert(self, points: Points, placement: Placement, stamp_ns: int, *, generated: bool) -> None:
-        """Into the map. Units that no metres are known of do not mix, not even with each other."""
+    def _remember(self, window: tuple[ImageKeyframe, ...], cameras: Array, model: str) -> None:
+        """Keyframes of the map, for those who save it."""
+        self._model = model
+        self._placed = {key: found for key, found in self._placed.items() if found[0]() is not None}
+        for keyframe, T in zip(window, cameras, strict=False):
+            self._placed[keyframe.stamp_ns, keyframe.payload.source] = (weakref.ref(keyframe), T)
+
+    def _insert(self, points: Points, placement: Placement, stamp_ns: int, *, generated: bool) -> bool:
+        """Into the map; whether they went there. Units that no metres are known of do not mix, even with each other."""
         if points.rgb is None or (not placement.metric and (self.map_metric or generated)):
-            return
+            return False
         if not generated and not (placement.metric and self.map_metric):
             self.map.clear()
+            self._placed.clear()
         if not generated:
             self.map_metric = placement.metric
         elif not self.map_metric:
-            return
+            return False
         self.map.insert(points.xyz, points.rgb, points.confidence, generated=generated)
         self._map_changed = self._map_changed or not generated
         self._map_stamp = max(self._map_stamp, stamp_ns)
+        return True

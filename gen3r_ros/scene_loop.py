@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from gen3r.action import Reconstruct
@@ -34,7 +34,7 @@ from gen3r_ros.parameters import NodeParameters
 from gen3r_ros.paths import Paths
 from gen3r_ros.placement import known_poses
 from gen3r_ros.planning import nothing_from
-from gen3r_ros.scene import Scene
+from gen3r_ros.scene import SavedMap, Scene
 from gen3r_ros.tally import Tally
 
 T = TypeVar("T")
@@ -125,7 +125,7 @@ class SceneLoop:
         """Time was set back: another scene begins."""
         self._inbox.put(lambda: self._restart(words))
 
-    def map_points(self, *, include_generated: bool) -> tuple[Any, bool, str]:
+    def saved_map(self, *, include_generated: bool) -> SavedMap:
         """See :meth:`Scene.saved_map`."""
         return self._call(lambda: self.scene.saved_map(include_generated=include_generated))
 

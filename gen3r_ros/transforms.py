@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from geometry_msgs.msg import TransformStamped
-from rclpy.callback_groups import CallbackGroup, ReentrantCallbackGroup
+from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import JumpHandle, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from rclpy.node import Node
@@ -212,8 +212,9 @@ class TopicSender:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._moving = node.create_publisher(TFMessage, "/tf", TRANSFORMS)
-        self._fixed = node.create_publisher(TFMessage, "/tf_static", LATCHED)
+        group = MutuallyExclusiveCallbackGroup()  # the node's own would remember them for ever
+        self._moving = node.create_publisher(TFMessage, "/tf", TRANSFORMS, callback_group=group)
+        self._fixed = node.create_publisher(TFMessage, "/tf_static", LATCHED, callback_group=group)
         self._sent: dict[str, TransformStamped] = {}
 
     def send(self, transforms: Sequence[TransformStamped]) -> None:

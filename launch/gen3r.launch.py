@@ -13,7 +13,7 @@ from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEn
 from launch.events.process import ProcessExited
 from launch_ros.actions import Node
 
-from gen3r_ros.launching import CANNOT_START, NODE_ARGUMENTS, node_start, profile_variables, refuse_unknown
+from gen3r_ros.launching import CANNOT_START, NODE_ARGUMENTS, node_start, profile_variables, refuse_unknown, rviz_action
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -31,7 +31,9 @@ def start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     refuse_unknown(context.argv, sys.argv, __file__, list(given))
     # Before the node, and for processes that are started later, a camera's driver perhaps: it needs them as well.
     variables = [SetEnvironmentVariable(name, value) for name, value in profile_variables(os.environ).items()]
-    return [*variables, Node(**node_start(given).action("gen3r_node"), on_exit=ended)]
+    rviz = rviz_action(given)
+    viewers = [] if rviz is None else [Node(**rviz)]
+    return [*variables, Node(**node_start(given).action("gen3r_node"), on_exit=ended), *viewers]
 
 
 def ended(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity] | None:

@@ -133,6 +133,6 @@ mkdir -p "$venv/share/gen3r/launch" "$venv/lib/gen3r"
 for file in launch/*.launch.py; do
     ln -s "../../../../$file" "$venv/share/gen3r/launch/"
 done
-for program in gen3r_node gen3r_sim; do
+for program in gen3r_node gen3r_sim gen3r_play; do
     ln -sfn "../../bin/$program" "$venv/lib/gen3r/$program"
 done

@@ -12,13 +12,14 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from gen3r_core.checkpoint.components import SPECS, Config
-from gen3r_core.conditioning import FOLD, LatentShape, Task
+from gen3r_core.conditioning import LatentShape, Task
 from gen3r_core.errors import InputError
 from gen3r_core.execution.footprint import measure_footprint, weight_bytes
 from gen3r_core.execution.levels import LEVELS, Level
 from gen3r_core.execution.placement import blocks_of
 from gen3r_core.models.text_encoder import TextEncoder
 from gen3r_core.models.vggt.tokens import unpack_tokens
+from gen3r_core.multiples import FOLD
 
 if TYPE_CHECKING:
     from gen3r_core.checkpoint.folder import Checkpoint

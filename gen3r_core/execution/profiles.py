@@ -8,16 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from gen3r_core.conditioning import FOLD, SIZE_MULTIPLE, Task
 from gen3r_core.errors import InputError
-from gen3r_core.execution.weights import EightBitWeights, multiplies_fp8
+from gen3r_core.multiples import FOLD, SIZE_MULTIPLE
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # those who only choose a profile need no torch
     from gen3r_core.execution.calibration import Calibration
+    from gen3r_core.execution.weights import EightBitWeights
     from gen3r_core.jobs import Sampling
     from gen3r_core.pipeline import Gen3RPipeline
+    from gen3r_core.serving.requests import PredictOptions
+
+Options = TypeVar("Options", "Sampling", "PredictOptions")
+ALL_VIEW = "allview"
+"""The task whose frames are its images."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,8 @@ class Profile:
     frames_share: float = 1.0
     limit: float = 0.0
 
-    def sampling(self, base: Sampling, *, task: Task, num_frames: int, image_size: tuple[int, int]) -> Sampling:
-        """The options of a job under this profile.
+    def sampling(self, base: Options, *, task: str, num_frames: int, image_size: tuple[int, int]) -> Options:
+        """The options of a job, or of a request for one, under this profile.
 
         Args:
             base: as asked for. Steps, solver, size and frames of the profile take its place; fewer steps stay fewer.
@@ -66,7 +71,7 @@ class Profile:
         if self.side_share < 1:
             height, width = base.size or image_size
             values = replace(values, size=(_side(height * self.side_share), _side(width * self.side_share)))
-        if self.frames_share < 1 and task is not Task.ALL_VIEW:
+        if self.frames_share < 1 and task != ALL_VIEW:
             frames = base.num_frames or num_frames
             fewer = 1 + FOLD * round((frames - 1) * self.frames_share / FOLD)
             values = replace(values, num_frames=min(frames, max(1 + FOLD, fewer)))
@@ -95,6 +100,8 @@ class AppliedProfile:
         self._weights: EightBitWeights | None = None
         if profile.spared_error is not None and calibration is not None:
             pipeline.cache = calibration.cache(profile.spared_error)
+        from gen3r_core.execution.weights import EightBitWeights, multiplies_fp8
+
         if profile.fp8 and multiplies_fp8(pipeline.device):  # pragma: gpu-only
             self._weights = EightBitWeights(pipeline.transformer.blocks, "fp8", scaled_product=True)
             pipeline.placement.forget(pipeline.transformer)

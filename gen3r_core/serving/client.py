@@ -109,6 +109,15 @@ class InferenceWorker:
         """
         return self._submit(request, deadline_s, now=replace_running)
 
+    def fastest(self, key: tuple[object, ...], steps: int) -> dict[str, float] | None:
+        """Seconds by stage of the fastest job of a kind, see :meth:`gen3r_core.serving.pace.Pace.fastest`."""
+        return None if self._latest is None else self._latest.fastest(key, steps)
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that the running job still takes; 0 where there is none, or nothing tells."""
+        return 0.0 if self._latest is None else self._latest.busy_s
+
     def __enter__(self) -> Self:
         self.start()
         return self

@@ -42,11 +42,13 @@ class Made:
         arrays: of a :class:`~gen3r_core.serving.results.SceneResult`, by name.
         seconds: wall time by stage.
         metres_per_unit: of the scene.
+        not_fitted: why the depth was not fitted to the poses that came with the request; empty if it was, or none came.
     """
 
     arrays: dict[str, NDArray[Any]]
     seconds: dict[str, float]
     metres_per_unit: float | None
+    not_fitted: str = ""
 
 
 class Engine:
@@ -85,7 +87,7 @@ class Engine:
             report(progress.stage, progress.step, progress.total)
             return wanted()
 
-        monitor = JobMonitor(told, self.pipeline.device)
+        monitor, not_fitted = JobMonitor(told, self.pipeline.device), ""
         if isinstance(request, PredictRequest):
             with self._points.watch(passing):
                 scene, given, predicted = self._predict(request, monitor), None, None
@@ -97,12 +99,12 @@ class Engine:
             predicted = scene.T_world_cam
             if request.T_world_cam is not None and given is not None:
                 with memory_errors():
-                    scene = anchor_scene(scene, given, torch.tensor(request.T_world_cam), monitor)
+                    scene, not_fitted = anchor_scene(scene, given, torch.tensor(request.T_world_cam), monitor)
         start = time.perf_counter()
         with memory_errors():
             arrays = gather(scene, given, request.cloud, predicted)
         seconds = {**monitor.seconds, "gather": time.perf_counter() - start}
-        return Made(arrays, seconds, scene.metres_per_unit)
+        return Made(arrays, seconds, scene.metres_per_unit, not_fitted)
 
     def _reconstruct(self, request: ReconstructRequest, monitor: JobMonitor) -> tuple[Scene, Tensor | None]:
         longest = request.longest or max(self.pipeline.image_size)
@@ -161,7 +163,7 @@ class _VGGTSteps:
                 self._told(Progress("vggt", self._begun - 1, self._total))
 
 
-def anchor_scene(scene: Scene, given: Tensor, T_world_cam: Tensor, monitor: JobMonitor) -> Scene:
+def anchor_scene(scene: Scene, given: Tensor, T_world_cam: Tensor, monitor: JobMonitor) -> tuple[Scene, str]:
     """A reconstruction with its depth fitted to known poses; as it was, where the images do not allow that.
 
     Args:
@@ -171,7 +173,8 @@ def anchor_scene(scene: Scene, given: Tensor, T_world_cam: Tensor, monitor: JobM
         monitor: told of the stage "align"; may cancel.
 
     Returns:
-        a scene whose units are metres over ``metres_per_unit``, and whose valid pixels agree with other views.
+        a scene whose units are metres over ``metres_per_unit``, and whose valid pixels agree with other views; and
+        why the images do not allow it, empty if they do.
     """
     known, options = T_world_cam.to(scene.depth.device), AnchorOptions()
     with monitor.stage("align", options.steps):
@@ -180,16 +183,17 @@ def anchor_scene(scene: Scene, given: Tensor, T_world_cam: Tensor, monitor: JobM
             report=lambda done, steps: monitor.report("align", done, steps),
         )  # fmt: skip
     if found.reason:
-        return scene
+        return scene, found.reason
     T_cam_world = invert_rigid(relative_to_first(known))
     T_cam_world[:, :3, 3] /= found.metres_per_unit
-    return replace(
+    fitted = replace(
         scene,
         depth=found.depth / found.metres_per_unit,
         valid=scene.valid & (found.agreeing >= found.needed),
         T_cam_world=T_cam_world.float(),
         metres_per_unit=found.metres_per_unit,
     )
+    return fitted, ""
 
 
 def gather(

@@ -62,6 +62,9 @@ class Running:
         stage: it is in, and since when.
         since: by ``time.monotonic``.
         ready_at: when it will probably be done, NaN while unknown.
+        step: of denoising that was done last; 0 before the first.
+        step_at: when that was.
+        step_s: seconds of its fastest step of denoising; infinite before the first.
         stop: why it was told to stop, if it was, and what its owner will be told.
         stopping_since: when that was.
     """
@@ -71,5 +74,8 @@ class Running:
     stage: str = ""
     since: float = 0.0
     ready_at: float = float("nan")
+    step: int = 0
+    step_at: float = 0.0
+    step_s: float = float("inf")
     stop: tuple[ErrorCode, str] | None = None
     stopping_since: float = 0.0

@@ -95,6 +95,7 @@ class Finished:
         message: in words, empty when OK.
         seconds: wall time by stage; all stages of a job together last about as long as it.
         metres_per_unit: of the scene.
+        not_fitted: why its depth was not fitted to known poses.
         layout: of the block.
     """
 
@@ -103,6 +104,7 @@ class Finished:
     message: str
     seconds: Mapping[str, float]
     metres_per_unit: float | None = None
+    not_fitted: str = ""
     layout: Layout | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import deque
 from collections.abc import Mapping
 
@@ -25,11 +26,23 @@ def steps_of(request: Request) -> int:
     return request.options.steps if isinstance(request, PredictRequest) else 1
 
 
+def seconds_of(run: Mapping[str, float], steps: int) -> float:
+    """Seconds of a whole job.
+
+    Args:
+        run: seconds by stage, of denoising by step.
+        steps: of denoising.
+    """
+    return sum(value * (steps if name == REPEATED else 1) for name, value in run.items())
+
+
 class Pace:
-    """Seconds by stage of the last jobs; of denoising, by step."""
+    """Seconds by stage of the last jobs; of denoising, by step. Any thread may ask."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], deque[dict[str, float]]] = {}
+        self._glimpsed: dict[tuple[object, ...], float] = {}
+        self._lock = threading.Lock()
 
     def learn(self, request: Request, stages: Mapping[str, float]) -> None:
         """Remember a job that went well.
@@ -39,14 +52,42 @@ class Pace:
             stages: its seconds by stage, in their order.
         """
         each = {name: value / (steps_of(request) if name == REPEATED else 1) for name, value in stages.items()}
-        self._known.setdefault(request.pace_key, deque(maxlen=MEMORY)).append(each)
-        while len(self._known) > _KINDS:
-            self._known.pop(next(iter(self._known)))
+        with self._lock:
+            self._known.setdefault(request.pace_key, deque(maxlen=MEMORY)).append(each)
+            while len(self._known) > _KINDS:
+                self._known.pop(next(iter(self._known)))
+
+    def glimpse(self, request: Request, step_s: float) -> None:
+        """Remember what a step of denoising took in a job that was stopped; it counts until one goes well.
+
+        Args:
+            request: that was served.
+            step_s: seconds.
+        """
+        with self._lock:
+            self._glimpsed[request.pace_key] = step_s
+            while len(self._glimpsed) > _KINDS:
+                self._glimpsed.pop(next(iter(self._glimpsed)))
+
+    def fastest(self, key: tuple[object, ...], steps: int) -> dict[str, float] | None:
+        """Seconds by stage of the fastest job of a kind, of denoising by step; None where nothing is known.
+
+        Args:
+            key: ``pace_key`` of requests of the kind.
+            steps: of denoising; which job is the fastest depends on it.
+        """
+        with self._lock:
+            runs = self._known.get(key)
+            if runs:
+                return min((dict(run) for run in runs), key=lambda run: seconds_of(run, steps))
+            glimpsed = self._glimpsed.get(key)
+            return None if glimpsed is None else {REPEATED: glimpsed}
 
     def least(self, request: Request) -> float | None:
-        """Seconds below which no such job stayed; None if there was none."""
-        runs = self._known.get(request.pace_key)
-        return None if not runs else min(self._total(run, steps_of(request)) for run in runs)
+        """Seconds below which no such job stayed, or could have; None if there was none."""
+        steps = steps_of(request)
+        run = self.fastest(request.pace_key, steps)
+        return None if run is None else seconds_of(run, steps)
 
     def left(self, request: Request, stage: str, step: int, total: int, in_stage: float) -> float:
         """Seconds that a running job still needs.
@@ -72,8 +113,4 @@ class Pace:
         else:
             return math.nan
         later = list(usual)[list(usual).index(stage) + 1 :] if stage in usual else []
-        return here + self._total({name: usual[name] for name in later}, steps_of(request))
-
-    @staticmethod
-    def _total(run: Mapping[str, float], steps: int) -> float:
-        return sum(value * (steps if name == REPEATED else 1) for name, value in run.items())
+        return here + seconds_of({name: usual[name] for name in later}, steps_of(request))

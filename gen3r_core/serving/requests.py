@@ -19,6 +19,9 @@ Images = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]
 TASKS = {"1view": 1, "2view": 2, "allview": 1}
 """Names of :class:`gen3r_core.conditioning.Task`, and the fewest images each needs."""
 
+PATH = "path"
+"""Stands for any path of cameras where only the time counts that a job takes."""
+
 MOST_PROMPT = 10_000
 """Characters; a model reads the first few hundred."""
 
@@ -192,9 +195,23 @@ class PredictRequest:
     @property
     def pace_key(self) -> tuple[object, ...]:
         """Requests of equal keys take equally long, but for the number of steps."""
-        own, path = self.options, self.cameras if isinstance(self.cameras, str) else "path"
+        path = self.cameras if isinstance(self.cameras, str) else PATH
         views = len(self.images) if self.task == "allview" else 0
-        return (self.kind, self.task, views, own.num_frames, own.size, own.guidance > 1, own.attention, path)
+        return predict_pace_key(self.task, views, path, self.options)
+
+
+def predict_pace_key(task: str, views: int, path: str, options: PredictOptions) -> tuple[object, ...]:
+    """Predictions of equal keys take equally long, but for the number of steps.
+
+    Args:
+        task: one of :data:`TASKS`.
+        views: images of an allview prediction; 0 for others.
+        path: "free", the name of a built-in path, or :data:`PATH`.
+        options: of the prediction.
+    """
+    own = options
+    guided = own.guidance > 1 and own.guided_share
+    return (JobKind.PREDICT, task, views, own.num_frames, own.size, guided, own.attention, path)
 
 
 Request = ReconstructRequest | PredictRequest

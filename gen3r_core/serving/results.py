@@ -25,11 +25,14 @@ class SceneResult:
         model: name of the weights.
         metres_per_unit: metres in one scene unit, where the request told, or the poses that came with it; None
             otherwise.
+        not_fitted: why the depth could not be fitted to the poses that came with the request; empty if it was, or
+            none came.
     """
 
     memory: SharedArrays
     model: str
     metres_per_unit: float | None = None
+    not_fitted: str = ""
 
     @property
     def images(self) -> NDArray[np.uint8]:

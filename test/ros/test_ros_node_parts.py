@@ -101,6 +101,14 @@ def test_every_parameter_is_declared_with_a_text_and_its_default(client):
     assert read(client.node).random_size is None
 
 
+def test_what_the_inference_process_is_told(client):
+    own = declare(client.node)
+    assert own.worker.memory_budget is None
+    told = replace(own, memory_budget_gib=1.5, threads=3, prompts="a.safetensors", checkpoint="random:tiny").worker
+    assert (told.memory_budget, told.threads, told.prompts) == (1.5, 3, "a.safetensors")
+    assert (told.checkpoint, told.random_size) == (None, "tiny")
+
+
 def test_changes_are_refused_with_a_reason(client):
     declare(client.node)
 

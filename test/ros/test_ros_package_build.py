@@ -41,9 +41,9 @@ def test_the_package_builds_and_works_where_it_is_installed(graph, tmp_path):
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     site = prefix / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
-    for program in ("gen3r_node", "gen3r_sim"):
+    for program in ("gen3r_node", "gen3r_sim", "gen3r_play"):
         assert os.access(prefix / "lib/gen3r" / program, os.X_OK), "for ros2 run"
-    for file in ("config/gen3r.yaml", "launch/gen3r.launch.py", "launch/sim.launch.py"):
+    for file in ("config/gen3r.yaml", "launch/gen3r.launch.py", "launch/sim.launch.py", "launch/bag.launch.py"):
         assert (prefix / "share/gen3r" / file).is_file(), "for ros2 launch"
     data = [
         path.relative_to(ROOT)

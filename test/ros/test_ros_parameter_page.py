@@ -12,6 +12,7 @@ import yaml
 from gen3r_ros.parameter_file import SECTIONS, parameter_file
 from gen3r_ros.parameter_page import parameter_page, table
 from gen3r_ros.parameters import CAMERA_PARAMETERS, PARAMETERS, declare
+from gen3r_ros.player_parameters import PARAMETERS as PLAYER
 from gen3r_ros.simulator_faults import FAULTS
 from gen3r_ros.simulator_parameters import PARAMETERS as SIMULATOR
 
@@ -30,7 +31,7 @@ def test_every_parameter_has_one_row():
     lines = parameter_page().splitlines()
     for name in [*PARAMETERS, *(f"NAME.{name}" for name in CAMERA_PARAMETERS), *FAULTS]:
         assert sum(line.startswith(f"| `{name}` |") for line in lines) in {1, 2}, name  # of two nodes
-    for name in SIMULATOR:
+    for name in (*SIMULATOR, *PLAYER):
         assert any(line.startswith(f"| `{name}` |") for line in lines)
     assert set(SECTIONS) <= set(PARAMETERS)
     row = next(line for line in lines if line.startswith("| `window` |"))
@@ -39,7 +40,8 @@ def test_every_parameter_has_one_row():
 
 
 def test_rows_have_as_many_cells_as_their_heads():
-    for part in (table(PARAMETERS, [one.runtime for one in PARAMETERS.values()]), table(SIMULATOR), table(FAULTS)):
+    node = table(PARAMETERS, [one.runtime for one in PARAMETERS.values()])
+    for part in (node, table(SIMULATOR), table(FAULTS), table(PLAYER)):
         assert len({line.replace("\\|", "").count("|") for line in part.splitlines()}) == 1
 
 

@@ -20,6 +20,7 @@ from gen3r_ros.endpoints import Endpoints
 from gen3r_ros.parameters import declare, read
 from gen3r_ros.qos import LATCHED, RESULT, SENSOR
 from gen3r_ros.silence import input_trouble
+from gen3r_ros.transforms import TopicSender, TopicTransforms
 
 
 def test_what_does_not_go_together_is_named(client):
@@ -81,3 +82,18 @@ def test_large_images_that_do_not_arrive(client):
     )
     client.node.destroy_publisher(publisher)
     camera.close()
+
+
+def test_the_nodes_own_group_does_not_grow(client):
+    """It remembers all that was ever in it: a node that is brought up and down a thousand times must not use it."""
+    before = len(client.node.default_callback_group.entities)
+    for _ in range(3):
+        ends = Endpoints(client.node)
+        ends.advertise(PointCloud2, "points", RESULT)
+        ends.subscribe(Image, "image_raw", print, SENSOR)
+        ends.close()
+        sender = TopicSender(client.node)
+        sender.close()
+        transforms = TopicTransforms(client.node)
+        transforms.close()
+    assert len(client.node.default_callback_group.entities) == before

@@ -1,5 +1,7 @@
 """The scene: what goes into its map, and which placement goal paths are given."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -100,9 +102,28 @@ def test_generated_points_never_enter_the_observed_map(scene):
     made = scene.predicted(window(WORLD[:1]), result(MODEL, observed=False, seed=1), WORLD, 2.0, 1.0)
     assert (made.observed, len(made.generated.xyz), len(made.poses)) == (None, 10, 1)
     assert (len(scene.map.observed), len(scene.map.generated)) == (10, 10)
-    assert len(scene.saved_map(include_generated=False)[0].points) == 10
-    cloud, metric, name = scene.saved_map(include_generated=True)
-    assert (len(cloud.points), metric, name) == (20, True, f"{scene.name}-3")
+    assert len(scene.saved_map(include_generated=False).points.points) == 10
+    saved = scene.saved_map(include_generated=True)
+    assert (len(saved.points.points), saved.metric, saved.name) == (20, True, f"{scene.name}-3")
+    assert saved.points.generated.sum() == 10
+
+
+def test_a_saved_map_has_the_keyframes_that_are_still_there(scene):
+    first, second = window(WORLD), window([None] * 4, "TF is silent")
+    scene.reconstructed(second, result(MODEL), 0.0, 1.0)
+    assert [one.stamp_ns for one, _ in scene.saved_map(include_generated=False).keyframes] == [1, 2, 3, 4]
+    assert "TF is silent" in scene.saved_map(include_generated=False).reason
+    scene.reconstructed(first, result(MODEL), 0.0, 1.0)  # metric: the others' unit was another one
+    saved = scene.saved_map(include_generated=False)
+    assert all(one is other for (one, _), other in zip(saved.keyframes, first, strict=True))
+    np.testing.assert_allclose(np.stack([T for _, T in saved.keyframes]), WORLD, atol=1e-4)
+    assert (saved.model, saved.reason) == ("model", "scale and place from TF")
+    scene.reconstructed(second, result(MODEL), 0.0, 1.0)  # which does not enter the map
+    assert scene.saved_map(include_generated=False).keyframes[0][0] is first[0]
+    del saved, first
+    assert scene.saved_map(include_generated=False).keyframes == ()
+    scene.begin()
+    assert scene.saved_map(include_generated=False).model == ""
 
 
 def test_a_prediction_whose_cameras_tell_no_scale_has_that_of_the_request(scene):
@@ -112,6 +133,14 @@ def test_a_prediction_whose_cameras_tell_no_scale_has_that_of_the_request(scene)
     astray = scene.predicted(window(WORLD[:1]), result(np.tile(np.eye(4), (4, 1, 1))), WORLD * 1.0, 3.0, 1.0)
     assert not astray.placement.metric
     assert "does not fit" in astray.placement.reason
+
+
+def test_why_the_images_did_not_tell_the_scale_is_said_too(scene):
+    made = result(np.tile(np.eye(4), (4, 1, 1)))
+    made = replace(made, not_fitted="there is too little to see")
+    placement = scene.reconstructed(window(WORLD), made, 0.0, 1.0).placement
+    assert not placement.metric
+    assert placement.reason.endswith("; and there is too little to see")
 
 
 def test_the_map_goes_out_when_it_changed_and_somebody_listens(scene):

@@ -35,7 +35,8 @@ def scene_of(drive):
 def test_points_lie_where_they_are_in_the_first_camera(drive):
     scene = scene_of(drive)
     monitor = JobMonitor()
-    found = anchor_scene(scene, drive.K.float(), drive.T, monitor)
+    found, why_not = anchor_scene(scene, drive.K.float(), drive.T, monitor)
+    assert why_not == ""
     assert "align" in monitor.seconds
     arrays = gather(found, drive.K.float(), CloudOptions(), scene.T_world_cam)
     metres = found.metres_per_unit
@@ -56,7 +57,9 @@ def test_points_lie_where_they_are_in_the_first_camera(drive):
 def test_images_that_do_not_tell_leave_the_scene_as_it_was(drive):
     scene = scene_of(drive)
     still = drive.T[:1].repeat(len(drive.T), 1, 1)
-    assert anchor_scene(scene, drive.K.float(), still, JobMonitor()) is scene
+    same, why_not = anchor_scene(scene, drive.K.float(), still, JobMonitor())
+    assert same is scene
+    assert "too little motion" in why_not
 
 
 def test_it_can_be_cancelled(drive):

@@ -7,6 +7,7 @@
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,26 @@ def run_gen3r(folder, arguments):
     )
 
 
+def check_view(folder, arguments):
+    """It serves until Ctrl-C, and then ends with code 0."""
+    source = "import sys; from gen3r_core.cli import main; sys.exit(main())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", source, *arguments, "--port", "0"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    told = ""
+    for line in process.stdout:
+        told += line
+        if "http://" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    told += process.stdout.read()
+    assert process.wait(60) == 0, told
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_command_of_gen3r_runs_in_the_order_shown(tmp_path):
@@ -143,15 +164,20 @@ def test_every_command_of_gen3r_runs_in_the_order_shown(tmp_path):
         words = shlex.split(command, comments=True)
         if words[0] != ".venv/bin/gen3r" or words[1] == "fetch":
             continue
+        ran.append(words[1])
+        if words[1] == "view":
+            check_view(tmp_path, words[1:])
+            continue
         done = run_gen3r(tmp_path, words[1:])
         assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
-        ran.append(words[1])
         if words[1] == "infer":
             out = tmp_path / words[words.index("--output_dir") + 1]
             assert {"rgb.mp4", "cloud.ply", "cameras.json", "run.json"} <= {path.name for path in out.iterdir()}
             if not (tmp_path / "cameras.json").exists():
                 shutil.copy(out / "cameras.json", tmp_path)
-    assert {"infer", "info", "convert", "embed-prompts", "bench", "worlds"} <= set(ran)
+    assert {"infer", "info", "convert", "embed-prompts", "bench", "worlds", "recordings", "reconstruct", "view"} <= set(
+        ran
+    )
 
 
 @pytest.mark.slow

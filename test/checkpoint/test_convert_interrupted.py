@@ -74,6 +74,7 @@ def same_weights(a: Path, b: Path) -> bool:
     return all((a / n / "model.safetensors").read_bytes() == (b / n / "model.safetensors").read_bytes() for n in SPECS)
 
 
+@pytest.mark.slow
 def test_a_killed_conversion_goes_on_with_what_is_not_finished(published, converted, tmp_path):
     script = f"""
 import sys, time

@@ -221,6 +221,7 @@ def test_sharded_components_load(published, altered: Callable[..., ComponentFile
         index.unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_nothing_reaches_for_the_network_without_the_hub_being_told_to_stay_offline(published):
     """A fresh process with a guard of its own and no offline variables: what a user has."""
     script = f"""

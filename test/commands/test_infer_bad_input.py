@@ -262,6 +262,7 @@ def test_a_failure_keeps_an_earlier_result(checkpoint, inputs, tmp_path, monkeyp
 # --- as a process ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_interrupting(checkpoint, out, inputs):
     """Ctrl-C in the middle of denoising."""
     command = [

@@ -92,6 +92,7 @@ def full():
     return Planner(empty_networks(SIZES["full"].components, torch.bfloat16), Task.TWO_VIEW, LatentShape(49, 560, 560))
 
 
+@pytest.mark.slow
 def test_full_size_weights_are_those_of_the_published_model(full):
     plan = full.plan(LEVELS[0])
     assert plan.stages[0].weights / GIB == pytest.approx(17.81, abs=0.05)
@@ -102,6 +103,7 @@ def test_full_size_weights_are_those_of_the_published_model(full):
     assert (plan.peak.weights + plan.peak.working) / GIB == pytest.approx(22.92, rel=0.08)
 
 
+@pytest.mark.slow
 def test_each_level_needs_less(full):
     plans = [full.plan(level) for level in LEVELS]
     peaks = [plan.peak.total for plan in plans]
@@ -128,6 +130,7 @@ def test_a_budget_that_nothing_fits(full):
         full.choose(2)
 
 
+@pytest.mark.slow
 def test_smaller_jobs_need_less():
     samplings = [Sampling(num_frames=frames, guidance=guidance) for frames, guidance in ((9, 5.0), (9, 1.0), (5, 1.0))]
     plans = [plan_model("tiny", Task.ONE_VIEW, each, torch.bfloat16, 80, text=False) for each in samplings]

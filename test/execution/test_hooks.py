@@ -121,6 +121,7 @@ def graphs():
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_one_graph_serves_all_blocks_and_jobs(pipeline, job, sampling, plain, graphs):
     """Full graphs (a break is an error), and none is compiled again for the next job."""
     found, backend = graphs

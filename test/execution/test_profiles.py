@@ -96,6 +96,7 @@ def test_calibrating_a_profile(pipeline, sampling):
     assert calibrate_profile(pipeline, PROFILES["preview"], Task.TWO_VIEW, sampling) is None
 
 
+@pytest.mark.slow
 def test_a_grid_of_all(pipeline, sampling):
     made = []
 

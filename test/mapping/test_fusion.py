@@ -32,6 +32,7 @@ def test_the_cloud_lies_on_the_walls(short, placed):
     assert (errors > 0.3).mean() < 0.3 * (off > 0.3).mean()
 
 
+@pytest.mark.slow
 def test_a_long_drive_becomes_one_cloud(drive):
     voxels = VoxelMap(0.05)
     fuse_voxels(placed_views(drive.store, drive.names, drive.known), voxels)

@@ -110,10 +110,6 @@ def _check_scene(scene: Scene, compare: Comparison, task: Task) -> None:
     assert scene.observed.nonzero().flatten().tolist() == task.known_frames(len(scene))
 
 
-QUICK = ("pipeline_1view",)
-"""Of the ways that are not plain only this case is quick enough for every run."""
-
-
 def _ways() -> list[Any]:
     """Without anything, with all exact speed-ups on, and at the level that moves the most weights."""
     found = []
@@ -125,8 +121,8 @@ def _ways() -> list[Any]:
             ("cuda", "optimised"),
             ("cuda", "moved"),
         ):
-            slow = way == "optimised" or (way == "moved" and name not in QUICK)
-            marks = [pytest.mark.gpu] if device == "cuda" else [pytest.mark.slow] if slow else []
+            slow = [] if way == "plain" else [pytest.mark.slow]
+            marks = [pytest.mark.gpu] if device == "cuda" else slow
             found.append(pytest.param(name, device, way, id=f"{name}-{device}-{way}", marks=marks))
     return found
 

@@ -80,6 +80,7 @@ def test_a_node_brings_itself_up(robots):
     assert not robots.error("robot1")
 
 
+@pytest.mark.slow
 def test_what_fails_is_not_tried_again_and_waits_for_somebody(robots):
     robots.client.until(lambda: "/nowhere/weights does not exist" in robots.error("robot2"))
     robots.client.until(lambda: "model size 'enormous' is unknown" in robots.error("robot3"), 40)

@@ -368,6 +368,7 @@ def test_ctrl_c_ends_all(graph, tmp_path):
     assert not list(tmp_path.glob("report*"))
 
 
+@pytest.mark.slow
 def test_a_model_that_tells_no_scale_is_said(graph, tmp_path):
     """All processes run and the robot drives; but random weights do not know where things are."""
     words = command(tmp_path, "--drive_m", "1.5", "--path_m", "0.5", "--after_m", "0")

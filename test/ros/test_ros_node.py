@@ -112,6 +112,7 @@ def test_a_bad_checkpoint_fails_with_the_reason_and_a_good_one_works(robot, tmp_
     assert status.level == DiagnosticStatus.OK
 
 
+@pytest.mark.slow
 def test_a_killed_node_is_followed_by_one_that_works(active):
     scenes = active.listen(Reconstruction, "reconstruction", LATCHED)
     active.client.until(lambda: scenes)

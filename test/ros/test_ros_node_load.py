@@ -71,6 +71,7 @@ def callbacks(robot, images):
     return values
 
 
+@pytest.mark.slow
 def test_callbacks_are_quick_while_a_model_infers(active):
     """640x480 at 30 Hz, with everything published."""
     scenes = active.listen(Reconstruction, "reconstruction", LATCHED)

@@ -176,6 +176,7 @@ def _floor(x, y, yaw):
     )
 
 
+@pytest.mark.slow
 def test_real_time(client, start, camera):
     """Pictures have the stamp and pose of when they were asked for; nothing is on /clock. The tour ends."""
     process = start("run_simulator.py", *arguments(**SMALL, rate=20.0, tour_length=0.3, wait_for_subscriber=True))

@@ -345,6 +345,7 @@ def test_signals_reach_the_main_thread_only():
 # --- several processes ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_the_double_batch(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -22,6 +22,7 @@ def same(a, b):
     return torch.equal(a.colors, b.colors) and torch.equal(a.T_world_cam, b.T_world_cam) and a.captions == b.captions
 
 
+@pytest.mark.slow
 def test_a_resumed_source_gives_the_same_batches():
     source, resumed = from_config(SMALL), from_config(SMALL)
     unbroken = [draw(source, step) for step in range(5)]

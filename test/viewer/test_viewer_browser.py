@@ -195,6 +195,7 @@ def test_a_map_is_seen_and_its_controls_work(browser, room_folder):
         screen.settled(lambda now: 0.1 * covered(full) < covered(now) < 0.6 * covered(full))
 
 
+@pytest.mark.slow
 def test_a_click_on_a_camera_shows_its_picture_and_goes_there(browser, room_folder, room):
     server = QuietServer(host="127.0.0.1", port=0, verbose=False)
     found = [room]

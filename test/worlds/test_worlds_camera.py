@@ -214,6 +214,7 @@ def test_it_ends_with_the_one_who_asked():
     assert render_process.main([str(os.dup(theirs.fileno()))]) == 0
 
 
+@pytest.mark.slow
 def test_serving_in_this_process(pose, camera, tmp_path):
     """What the process does, step by step; the first request brings the settings' errors."""
     (tmp_path / "file").touch()

@@ -80,6 +80,7 @@ def test_commands_without_a_checkpoint_explain_it(unpacked, tmp_path):
         assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_commands_use_it(packaged, tmp_path):
     done = gen3r("info")
     assert done.code == 0

@@ -177,6 +177,7 @@ def test_a_component_is_found_where_it_was(trained):
 # --- the command -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_assembles_and_the_result_generates_as_the_trained_networks_do(trained, tiny, tmp_path, capsys):
     own = tmp_path / "own"
     folders = [str(path) for _, path in everything(trained)[1:]]

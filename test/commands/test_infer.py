@@ -118,6 +118,7 @@ def test_the_same_seed_gives_the_same_files(two_views, checkpoint, inputs, tmp_p
             assert (tmp_path / "other" / name).read_bytes() != path.read_bytes(), name
 
 
+@pytest.mark.slow
 def test_all_views_from_a_video(checkpoint, inputs, tmp_path):
     done = gen3r(
         "infer", "--pretrained_model_name_or_path", checkpoint, "--task", "allview", "--prompts", "",

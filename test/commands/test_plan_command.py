@@ -74,6 +74,7 @@ def test_infer_with_profile_and_budget(own_checkpoint, inputs, calibration, tmp_
     assert "the step cache was calibrated for a schedule of 4 steps, the job has another of 5" in done.err
 
 
+@pytest.mark.slow
 def test_bench_of_profiles_and_budgets():
     done = gen3r("bench", *QUICK[2:], "--num_frames", "1", "--profiles", "exact", "preview",
                  "--memory_budgets", "8", "--channels_last",

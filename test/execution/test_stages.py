@@ -78,7 +78,9 @@ def test_the_job_is_finished_one_level_lower(pipeline, job, sampling, plain, ful
     assert pipeline.placement.level.name == "prompts"
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "stage", [pytest.param(stage, marks=[] if stage == "denoise" else [pytest.mark.slow]) for stage in STAGES]
+)
 def test_at_the_last_level_there_is_one_message(pipeline, job, sampling, plain, full, fresh_prompts, stage):
     hook = full(stage, 99)
     monitor = JobMonitor()

@@ -121,7 +121,8 @@ def _ways() -> list[Any]:
             ("cuda", "optimised"),
             ("cuda", "moved"),
         ):
-            slow = [] if way == "plain" else [pytest.mark.slow]
+            quick = way == "plain" and name != "pipeline_allview"
+            slow = [] if quick else [pytest.mark.slow]
             marks = [pytest.mark.gpu] if device == "cuda" else slow
             found.append(pytest.param(name, device, way, id=f"{name}-{device}-{way}", marks=marks))
     return found

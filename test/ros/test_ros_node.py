@@ -67,6 +67,7 @@ def active(robot):
 # --- life cycle ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_bad_checkpoint_fails_with_the_reason_and_a_good_one_works(robot, tmp_path):
     manager = robot.manager
     if manager.state != "unconfigured":

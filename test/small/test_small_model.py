@@ -106,6 +106,7 @@ def test_the_packaged_model_is_small_enough_and_whole():
 
 
 @needs_weights
+@pytest.mark.slow
 def test_the_packaged_model_is_what_infer_uses_when_nothing_is_named(tmp_path):
     check_infer(tmp_path)
 

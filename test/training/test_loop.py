@@ -243,6 +243,7 @@ def run_helper(*args, **options):
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
     trainer(tmp_path / "unbroken", TinyStage(), plan(steps=30)).run()
     process = run_helper(tmp_path / "killed", "--steps", 30, "--seconds", 0.05)

@@ -135,6 +135,7 @@ def test_phases_change_the_loss_and_leave_the_rest_of_it():
     assert subject.weights == VideoVAELoss(kl=1e-3)
 
 
+@pytest.mark.slow
 def test_the_forward_pass_is_one_graph():
     subject = stage(loss={"pyramid": 0.1})
     video, noise = batch().colors.transpose(1, 2) * 2 - 1, torch.zeros(2, 8, 2, 2, 2)

@@ -109,6 +109,7 @@ def test_a_folder_is_bounded(world, pose, tmp_path, monkeypatch):
     assert camera.rendered == rendered, "the newest are kept"
 
 
+@pytest.mark.slow
 def test_the_cloud_lies_on_the_surfaces(world, camera):
     cloud = camera.cloud(0.6, 0.05)
     assert cloud.points.shape == cloud.colors.shape

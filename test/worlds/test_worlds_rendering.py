@@ -272,6 +272,7 @@ def test_fillers_are_never_seen(plans, rendering):
     assert torch.equal(tight.ids[0], rendering.ids[0])
 
 
+@pytest.mark.slow
 def test_a_trace_can_be_compiled(plans):
     """Without breaks in the graph; with a backend that needs no compiler."""
     trace = compiled_trace(fullgraph=True, backend="eager")

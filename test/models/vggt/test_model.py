@@ -120,6 +120,7 @@ def test_gradients_reach_images_and_all_weights_in_use(fresh_model, images):
     assert without == {"aggregator.patch_embed.mask_token", "camera_head.empty_pose_tokens"}
 
 
+@pytest.mark.slow
 def test_compiles_into_one_graph(model, images):
     torch.compiler.reset()
     aggregate = torch.compile(model.aggregator, backend="eager", fullgraph=True)

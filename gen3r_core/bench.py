@@ -19,6 +19,7 @@ from gen3r_core.conditioning import Task
 from gen3r_core.jobs import Job, Sampling
 from gen3r_core.pipeline import Gen3RPipeline
 from gen3r_core.progress import Callback, JobMonitor
+from gen3r_core.trace import KernelTime, kernel_times
 
 GIB = 2**30
 WARMUP_STEPS = 2
@@ -48,6 +49,7 @@ class BenchResult:
         lowered: "stage: level" for each time that memory ran out.
         error: largest relative error of the latents against exact on the way; None where there is nothing to compare.
         accepted: whether that is within the profile's limit.
+        kernels: the longest of each stage, of one more job with :data:`WARMUP_STEPS` steps; empty where not asked for.
     """
 
     task: str
@@ -68,6 +70,7 @@ class BenchResult:
     lowered: list[str] = field(default_factory=list)
     error: float | None = None
     accepted: bool | None = None
+    kernels: list[KernelTime] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,7 @@ def run_bench(
     *,
     warmup: int = 1,
     repeats: int = 3,
+    trace: int = 0,
     callback: Callback | None = None,
 ) -> list[BenchResult]:
     """Run warm-up and timed jobs of each task on noise images.
@@ -174,6 +178,7 @@ def run_bench(
         sampling: of the generated jobs.
         warmup: untimed jobs before each task's timed ones, with :data:`WARMUP_STEPS` steps.
         repeats: timed jobs.
+        trace: how many of the longest kernels of each stage to report, of one more job under the profiler.
         callback: told about progress.
     """
     results = []
@@ -196,6 +201,7 @@ def run_bench(
                     runs.append((time.perf_counter() - start, monitor.seconds))
         stages = {stage: statistics.median(seconds[stage] for _, seconds in runs) for stage in runs[0][1]}
         generated = task != "vggt"
+        kernels = _trace(pipeline, task, images, sampling, trace) if trace else []
         results.append(
             BenchResult(
                 task=task,
@@ -211,6 +217,7 @@ def run_bench(
                 level=pipeline.placement.level.name,
                 host_gib=memory.host,
                 lowered=lowered,
+                kernels=kernels,
             )
         )
     return results
@@ -237,9 +244,18 @@ def _run(pipeline: Gen3RPipeline, task: str, images: torch.Tensor, sampling: Sam
     pipeline.generate(job, sampling, monitor=monitor)
 
 
+def _trace(
+    pipeline: Gen3RPipeline, task: str, images: torch.Tensor, sampling: Sampling, count: int
+) -> list[KernelTime]:
+    steps = sampling.steps if pipeline.cache is not None else min(sampling.steps, WARMUP_STEPS)
+    monitor = JobMonitor(device=pipeline.device)
+    job = replace(sampling, steps=steps)
+    return kernel_times(lambda: _run(pipeline, task, images, job, monitor), pipeline.device, count=count)
+
+
 def format_table(report: BenchReport) -> str:
     """The report as a Markdown table, seconds per stage in rows."""
-    header = ["", *(_heading(result) for result in report.results)]
+    header = ["", *(heading(result) for result in report.results)]
     stages: list[str] = []
     for result in report.results:
         stages += [stage for stage in result.seconds if stage not in stages]
@@ -263,11 +279,12 @@ def format_table(report: BenchReport) -> str:
     return f"Model size {report.model}; {facts}; {options}.\n\n{table}"
 
 
-def _heading(result: BenchResult) -> str:
-    heading = f"{result.task}, {result.num_frames} x {result.size[0]}x{result.size[1]}"
+def heading(result: BenchResult) -> str:
+    """What a result is of, in words."""
+    words = f"{result.task}, {result.num_frames} x {result.size[0]}x{result.size[1]}"
     if result.profile != "exact":
-        heading += f", {result.profile}"
-    return heading if result.budget_gib is None else f"{heading}, {result.budget_gib:g} GiB"
+        words += f", {result.profile}"
+    return words if result.budget_gib is None else f"{words}, {result.budget_gib:g} GiB"
 
 
 def _cell(value: float | None, digits: int) -> str:

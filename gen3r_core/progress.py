@@ -8,8 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch.profiler import record_function
 
 from gen3r_core.errors import CancelledError
+
+STAGE_MARK = "gen3r stage: "
+"""What the names of stages begin with in a profiler's trace."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,10 @@ class JobMonitor:
         """Time a stage; reports its start (step 0) and, where it is a single step, its end."""
         self.report(name, 0, total)
         start = time.perf_counter()
-        yield
-        if self._device.type == "cuda":  # pragma: gpu-only
-            torch.cuda.synchronize(self._device)
+        with record_function(STAGE_MARK + name):
+            yield
+            if self._device.type == "cuda":  # pragma: gpu-only
+                torch.cuda.synchronize(self._device)
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
         if total == 1:
             self.report(name, 1, 1)

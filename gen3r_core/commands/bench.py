@@ -35,6 +35,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--errors", action="store_true", help="also measure the latents' error against exact")
     parser.add_argument("--compile", action="store_true", help="compile the blocks of transformer and VGGT")
     parser.add_argument("--channels_last", action="store_true", help="reorder the convolutions of both autoencoders")
+    parser.add_argument(
+        "--trace", type=int, default=0, metavar="N", help="also list the N longest kernels of each stage (a job more)"
+    )
     add_sampling_options(parser)
     add_device_options(parser)
     parser.set_defaults(run=run)
@@ -44,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """Build, run, print the table."""
     from tqdm import tqdm
 
-    from gen3r_core.bench import BenchReport, describe_machine, format_table
+    from gen3r_core.bench import BenchReport, describe_machine, format_table, heading
     from gen3r_core.checkpoint.folder import PUBLISHED_DEFAULTS, open_checkpoint
     from gen3r_core.conditioning import Task
     from gen3r_core.errors import InputError
@@ -55,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from gen3r_core.pipeline import Gen3RPipeline
     from gen3r_core.progress import Progress
     from gen3r_core.sizes import random_pipeline
+    from gen3r_core.trace import format_kernels
 
     if args.repeats < 1 or args.warmup < 0:
         raise InputError(f"bench needs at least one timed job, got --repeats {args.repeats} --warmup {args.warmup}")
@@ -94,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
             prepare=lambda made: speed_up(made, channels_last=args.channels_last, compiled=args.compile),
             warmup=args.warmup,
             repeats=args.repeats,
+            trace=args.trace,
             callback=show,
         )
     options = {
@@ -113,6 +118,9 @@ def run(args: argparse.Namespace) -> int:
         args.model if checkpoint is None else checkpoint.root.name, describe_machine(device), options, found.results
     )
     print(format_table(report))
+    for result in found.results:
+        if result.kernels:
+            print(f"\n{heading(result)}: the longest kernels\n\n{format_kernels(result.kernels)}")
     if args.json is not None:
         write_json_atomic(args.json, report.to_dict())
     return 0

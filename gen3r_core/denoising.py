@@ -84,14 +84,10 @@ class _Predictor:
 
     def flow(self, latents: Tensor, timestep: Tensor, branches: Sequence[str], through: Through | None) -> Tensor:
         """Flows ``[len(branches) * B, C, f, h, w]`` of some branches, computed as one batch."""
-        count, cameras = len(branches), self._conditions.camera_tokens
-        hidden = torch.cat((latents, self._conditions.control_latents), dim=1).repeat(count, 1, 1, 1, 1)
-        if cameras is not None and len(latents) > 1:
-            cameras = cameras.repeat(count, 1, 1, 1, 1)  # a single job's broadcast
         flow: Tensor = self._transformer(
-            hidden,
-            timestep.expand(len(hidden)),
-            camera_tokens=cameras,
+            torch.cat((latents, self._conditions.control_latents), dim=1),
+            timestep.expand(len(latents)),
+            camera_tokens=self._conditions.camera_tokens,
             context=torch.cat([self._contexts[name] for name in branches]),
             rotary=self._rotary,
             through=through,

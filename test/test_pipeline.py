@@ -203,7 +203,7 @@ def test_a_batch_equals_its_jobs(pipeline, guidance, frames):
 
 def batch_sizes(pipeline, sampling):
     sizes = []
-    hook = pipeline.transformer.register_forward_hook(lambda _m, args, _o: sizes.append(len(args[0])))
+    hook = pipeline.transformer.register_forward_hook(lambda _m, _a, out: sizes.append(len(out)))
     try:
         scene = pipeline.generate(job(), sampling)
     finally:
@@ -248,13 +248,13 @@ def test_cached_prompts_equal_the_encoders(pipeline, still):
 
 def test_each_prompt_is_encoded_once(pipeline):
     calls = []
-    hook = pipeline.text_encoder.register_forward_hook(lambda *_: calls.append(1))
+    hook = pipeline.text_encoder.register_forward_hook(lambda *seen: calls.append(tuple(seen[1][0].shape)))
     try:
         for _ in range(2):
             pipeline.embed(["something new", "something else", "something new"])
     finally:
         hook.remove()
-    assert len(calls) == 2
+    assert calls == [(2, 16)]
 
 
 @pytest.mark.parametrize("scheduler", ["unipc", "dpm++"])

@@ -52,7 +52,7 @@ def test_branches_in_turn_are_single(at_level, job, sampling):
     pipeline = at_level(BY_NAME["sparing"])
     sizes, parts = [], []
     hooks = [
-        pipeline.transformer.register_forward_hook(lambda _m, args, _o: sizes.append(len(args[0]))),
+        pipeline.transformer.register_forward_hook(lambda _m, _a, out: sizes.append(len(out))),
         pipeline.transformer.blocks[0].ffn.register_forward_hook(lambda _m, args, _o: parts.append(args[0].shape[1])),
     ]
     try:

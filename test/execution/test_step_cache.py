@@ -290,7 +290,7 @@ def test_not_a_number_is_never_accepted():
 def test_guidance_on_a_share_of_the_steps(pipeline, job, sampling):
     def sizes(share):
         found = []
-        hook = pipeline.transformer.register_forward_hook(lambda _m, args, _o: found.append(len(args[0])))
+        hook = pipeline.transformer.register_forward_hook(lambda _m, _a, out: found.append(len(out)))
         try:
             scene = pipeline.generate(job, replace(sampling, steps=5, guided_share=share))
         finally:

@@ -6,7 +6,8 @@ from lively import redraw
 
 from gen3r_core.errors import InputError
 from gen3r_core.models.attention import attention
-from gen3r_core.models.transformer import CameraTransformer, SideBySideRotary, TwoContextAttention, rotate_pairs
+from gen3r_core.models.transformer import CameraTransformer
+from gen3r_core.models.wan_blocks import SideBySideRotary, TwoContextAttention, rotate_pairs
 
 SIZES = {
     "num_attention_heads": 2,
@@ -311,3 +312,37 @@ def test_time_embedding_is_that_of_its_formula(model):
     torch.testing.assert_close(
         modulation, layers.time_proj(torch.nn.functional.silu(expected)).view(3, 6, 24), rtol=1e-5, atol=1e-6
     )
+
+
+# --- branches of guidance --------------------------------------------------------------------------------
+
+
+def test_branches_share_what_they_have_in_common(model, inputs):
+    """Two samples under two prompts at once, against each prompt alone; the first self-attention runs on two, not four."""
+    other = torch.randn(2, 10, 16, generator=torch.Generator().manual_seed(5))
+    contexts = [
+        model.embed_context(text, inputs["encoder_hidden_states_image"])
+        for text in (inputs["encoder_hidden_states"], other)
+    ]
+    given = {key: inputs[key] for key in ("hidden_states", "timestep", "camera_latents")}
+    alone = torch.cat([model(**given, context=context) for context in contexts])
+    sizes = []
+    hooks = [
+        block.attn1.register_forward_hook(lambda _m, args, _o: sizes.append(len(args[0]))) for block in model.blocks
+    ]
+    try:
+        together = model(**given, context=torch.cat(contexts))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert sizes == [2, 4]
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    assert (alone[:2] - alone[2:]).abs().max() > 1e-3
+    seen = []
+
+    def through(tokens, run):
+        seen.append(len(tokens))
+        return run(tokens)
+
+    torch.testing.assert_close(model(**given, context=torch.cat(contexts), through=through), together)
+    assert seen == [4]

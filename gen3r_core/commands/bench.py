@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gen3r_core.commands.options import (
     PROFILE_NAMES,
@@ -16,6 +16,9 @@ from gen3r_core.commands.options import (
     image_size,
     sampling_of,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 TASKS = ("1view", "2view", "allview", "vggt")
 
@@ -33,8 +36,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--memory_budgets", nargs="+", type=float, help="budgets in GiB to time; none without it")
     parser.add_argument("--sizes", nargs="+", type=image_size, help="sizes to time, in place of --size")
     parser.add_argument("--errors", action="store_true", help="also measure the latents' error against exact")
-    parser.add_argument("--compile", action="store_true", help="compile the blocks of transformer and VGGT")
+    parser.add_argument("--compile", action="store_true", help="compile the networks' blocks")
     parser.add_argument("--channels_last", action="store_true", help="reorder the convolutions of both autoencoders")
+    parser.add_argument("--kernels", action="store_true", help="time the attention kernels alone, and nothing else")
     parser.add_argument(
         "--trace", type=int, default=0, metavar="N", help="also list the N longest kernels of each stage (a job more)"
     )
@@ -64,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"bench needs at least one timed job, got --repeats {args.repeats} --warmup {args.warmup}")
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
+    if args.kernels:
+        return _kernels(device, dtype, args.repeats)
     checkpoint = None if args.checkpoint is None else open_checkpoint(args.checkpoint)
     sampling = sampling_of(args, PUBLISHED_DEFAULTS if checkpoint is None else checkpoint.defaults)
     samplings = [replace(sampling, size=size) for size in args.sizes or [args.size]]
@@ -123,4 +129,14 @@ def run(args: argparse.Namespace) -> int:
             print(f"\n{heading(result)}: the longest kernels\n\n{format_kernels(result.kernels)}")
     if args.json is not None:
         write_json_atomic(args.json, report.to_dict())
+    return 0
+
+
+def _kernels(device: torch.device, dtype: torch.dtype, repeats: int) -> int:
+    from gen3r_core.bench import describe_machine
+    from gen3r_core.bench_attention import FULL_SIZES, SMALL_SIZES, format_attention, time_attention
+
+    times = time_attention(SMALL_SIZES if device.type == "cpu" else FULL_SIZES, device, dtype, repeats=repeats)
+    facts = describe_machine(device) | {"dtype": str(dtype).removeprefix("torch."), "median of": str(repeats)}
+    print(", ".join(f"{key} {value}" for key, value in facts.items()) + ".\n\n" + format_attention(times))
     return 0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 SCHEDULERS = ("euler", "unipc", "dpm++")
 PROFILE_NAMES = ("exact", "balanced", "fast", "preview")
-KERNELS = ("auto", "cudnn", "flash", "efficient", "math")
+KERNELS = ("auto", "flash4", "cudnn", "flash", "efficient", "math")
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:

@@ -18,30 +18,36 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gen3r_core.errors import DeviceError
+from gen3r_core.models import flash4
 
 
 class AttentionKernel(StrEnum):
     """Kernels that can be asked for.
 
-    ``AUTO`` prefers cuDNN, then FlashAttention, then the memory-efficient kernel, then plain
-    mathematics: measured on an H100 at Gen3R's size, cuDNN runs at 578 TFLOP/s and
-    FlashAttention-2 at 365. A CPU has its own ``FLASH`` and ``MATH``, and neither of the others.
+    ``AUTO`` prefers FlashAttention-4 where it is installed, the GPU can run it and the sequence is long (see
+    :mod:`gen3r_core.models.flash4`), then cuDNN, then FlashAttention-2, then the memory-efficient kernel, then plain
+    mathematics: measured on an H100 at Gen3R's size (31,850 tokens, head size 128), they run at 682, 564 and 366
+    TFLOP/s. ``FLASH4`` is ``AUTO`` that refuses to do without the first. A CPU has its own ``FLASH`` and ``MATH``, and
+    none of the others.
     """
 
     AUTO = "auto"
+    FLASH4 = "flash4"
     CUDNN = "cudnn"
     FLASH = "flash"
     EFFICIENT = "efficient"
     MATH = "math"
 
 
+_ANY = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 _PREFERENCE: dict[AttentionKernel, list[SDPBackend]] = {
-    AttentionKernel.AUTO: [
-        SDPBackend.CUDNN_ATTENTION,
-        SDPBackend.FLASH_ATTENTION,
-        SDPBackend.EFFICIENT_ATTENTION,
-        SDPBackend.MATH,
-    ],
+    AttentionKernel.AUTO: _ANY,
+    AttentionKernel.FLASH4: _ANY,  # what is too short for it
     AttentionKernel.CUDNN: [SDPBackend.CUDNN_ATTENTION],
     AttentionKernel.FLASH: [SDPBackend.FLASH_ATTENTION],
     AttentionKernel.EFFICIENT: [SDPBackend.EFFICIENT_ATTENTION],
@@ -54,6 +60,8 @@ _REFUSALS = ("No available kernel", "No viable backend")
 # The same for compiled code, which binds the kernel when it is compiled and must be compiled anew for another. As
 # torch's own preference it holds for the whole process.
 _in_force = [AttentionKernel.AUTO.value]
+
+_WITH_FLASH4 = (AttentionKernel.AUTO.value, AttentionKernel.FLASH4.value)
 
 _active: ContextVar[AttentionKernel] = ContextVar("gen3r_attention_kernel", default=AttentionKernel.AUTO)
 
@@ -79,6 +87,9 @@ def kernel_scope(kernel: AttentionKernel | str = AttentionKernel.AUTO) -> Iterat
     except ValueError as error:
         names = ", ".join(k.value for k in AttentionKernel)
         raise DeviceError(f"attention kernel {kernel!r} is unknown; choose one of: {names}") from error
+    if chosen is AttentionKernel.FLASH4 and not flash4.usable():
+        why = "the GPU is not Hopper or Blackwell" if flash4.installed() else "the package flash-attn-4 is missing"
+        raise DeviceError(f"attention kernel 'flash4' cannot run here: {why}; choose another with --attention")
     token = _active.set(chosen)
     before = _in_force[0]
     _in_force[0] = chosen.value
@@ -110,8 +121,11 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> to
     Raises:
         DeviceError: the kernel asked for by :func:`kernel_scope` cannot run these tensors.
     """
-    if not _in_force[0]:  # read, so that compiled code depends on it
-        raise DeviceError("no attention kernel is in force")
+    # Read, so that compiled code depends on it.
+    if _in_force[0] in _WITH_FLASH4 and flash4.suits(query, key) and flash4.usable():  # pragma: gpu-only
+        by_token = (one.transpose(1, 2) for one in (query, key, value))
+        mixed: torch.Tensor = flash4.flash4(*by_token)
+        return mixed.transpose(1, 2)
     try:
         return F.scaled_dot_product_attention(query, key, value)
     except RuntimeError as error:

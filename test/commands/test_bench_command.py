@@ -37,3 +37,18 @@ def test_what_cannot_be_timed(tmp_path):
                  "--json", tmp_path / "missing" / "bench.json")  # fmt: skip
     assert done.code == 1
     assert "bench.json: No such file or directory" in done.err
+
+
+def test_bench_of_attention_kernels():
+    done = gen3r("bench", "--kernels", "--repeats", "2", "--device", "cpu")
+    assert done.code == 0, done.err
+    head, _, _, _, *rows = done.out.splitlines()
+    assert head.endswith("dtype float32, median of 2.")
+    cells = {row.split(" | ")[1]: [cell.strip(" |") for cell in row.split(" | ")[2:]] for row in rows}
+    assert list(cells) == ["auto", "flash4", "cudnn", "flash", "efficient", "math"]
+    assert cells["cudnn"] == cells["flash4"] == ["-", "-", "-"]
+    for kernel in ("auto", "flash", "math"):
+        milliseconds, tera, difference = map(float, cells[kernel])
+        operations = 4 * 5 * 64 * 1960**2
+        assert abs(tera - operations / milliseconds / 1e9) < 0.01
+        assert difference < 1e-5

@@ -6,7 +6,10 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock
 
+from torch._subclasses.fake_tensor import FakeTensorMode
+
 from gen3r_core.errors import DeviceError
+from gen3r_core.models import flash4
 from gen3r_core.models.attention import AttentionKernel, active_kernel, attention, kernel_scope
 
 ON_A_CPU = (AttentionKernel.AUTO, AttentionKernel.FLASH, AttentionKernel.MATH)
@@ -78,7 +81,7 @@ def test_other_threads_keep_their_kernel():
 
 
 def test_an_unknown_kernel():
-    message = "attention kernel 'fast' is unknown; choose one of: auto, cudnn, flash, efficient, math"
+    message = "attention kernel 'fast' is unknown; choose one of: auto, flash4, cudnn, flash, efficient, math"
     with pytest.raises(DeviceError, match=message), kernel_scope("fast"):
         pass
 
@@ -105,3 +108,42 @@ def test_other_errors_pass():
         attention(query, key[..., :4], value)
     with pytest.raises(RuntimeError, match="another thing"), kernel_scope("math"):
         raise RuntimeError("another thing")
+
+
+def test_flash_attention_4_is_missed_by_name():
+    """Only a GPU runs it, so only its refusal can be seen here."""
+    why = "the package flash-attn-4 is missing" if not flash4.installed() else "the GPU is not"
+    if flash4.usable():
+        pytest.skip("flash-attn-4 can run here")
+    with pytest.raises(DeviceError, match=why), kernel_scope("flash4"):
+        pass
+    assert active_kernel() is AttentionKernel.AUTO
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "suited"),
+    [
+        ((1, 1, flash4.LEAST_KEYS, 64), torch.bfloat16, True),
+        ((1, 1, flash4.LEAST_KEYS - 1, 64), torch.bfloat16, False),
+        ((1, 1, flash4.LEAST_KEYS, 72), torch.bfloat16, False),
+        ((1, 1, flash4.LEAST_KEYS, 64), torch.float32, False),
+    ],
+)
+def test_what_flash_attention_4_takes(shape, dtype, suited):
+    class OnAGPU(torch.Tensor):
+        is_cuda = True
+
+    query = torch.empty(shape, dtype=dtype, device="meta").as_subclass(OnAGPU)
+    with torch.no_grad():
+        assert flash4.suits(query, query) == suited
+    assert not flash4.suits(query, query)
+    with torch.no_grad():
+        assert not flash4.suits(torch.empty(shape, dtype=dtype, device="meta"), query)
+
+
+def test_flash_attention_4_in_a_graph():
+    """Its operator stands in for a result of the right shape where nothing is computed."""
+    query, key = torch.empty(2, 9, 3, 64, device="meta"), torch.empty(2, 5, 3, 64, device="meta")
+    with FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(one) for one in (query, key, key)]
+        assert flash4.flash4(*fakes).shape == query.shape

@@ -318,7 +318,7 @@ def test_time_embedding_is_that_of_its_formula(model):
 
 
 def test_branches_share_what_they_have_in_common(model, inputs):
-    """Two samples under two prompts at once, against each prompt alone; the first self-attention runs on two, not four."""
+    """Two samples under two prompts at once, against each prompt alone; the first self-attention runs on two."""
     other = torch.randn(2, 10, 16, generator=torch.Generator().manual_seed(5))
     contexts = [
         model.embed_context(text, inputs["encoder_hidden_states_image"])

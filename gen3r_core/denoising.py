@@ -23,6 +23,16 @@ NEGATIVE, POSITIVE = "negative", "positive"
 """Branches of guidance: the negative prompt's and the prompt's."""
 
 
+class SharedBranches(Protocol):
+    """Shares the branches of guidance among processes; see :mod:`gen3r_core.execution.branch_processes`."""
+
+    def agree(self, latents: Tensor) -> Tensor:
+        """The same latents in all processes."""
+
+    def flow(self, predict: Callable[[Sequence[str]], Tensor], branches: Sequence[str]) -> Tensor:
+        """Flows of all branches, of which this process predicts its own."""
+
+
 class StepCache(Protocol):
     """Spares steps the transformer's blocks; see :mod:`gen3r_core.execution.step_cache`."""
 
@@ -106,6 +116,7 @@ def denoise(
     together: bool = True,
     cache: StepCache | None = None,
     watch: LatentsWatch | None = None,
+    shared: SharedBranches | None = None,
 ) -> Tensor:
     """Integrate the flow from noise to latents.
 
@@ -119,6 +130,7 @@ def denoise(
         together: whether the two branches are one batch; otherwise they run in turn, in less memory.
         cache: spares steps the transformer's blocks.
         watch: sees the latents on their way.
+        shared: other processes that take a part of the branches.
 
     Returns:
         ``[B, C, f, h, 2w]`` float32.
@@ -132,17 +144,20 @@ def denoise(
     levels = solver.sigmas.tolist()
     if cache is not None:
         cache.begin(solver)
+    if shared is not None:
+        latents = shared.agree(latents)
     if watch is not None:
         watch(levels[0], latents)
     try:
         for index in range(steps):
             guided = conditions.negative_text is not None and guidance.at(index, steps)
             branches = (NEGATIVE, POSITIVE) if guided else (POSITIVE,)
-            groups = [branches] if together else [(name,) for name in branches]
-            predict = partial(predictor.flow, latents, timesteps[index])
-            flow = torch.cat(
-                [predict(group, None if cache is None else cache.through(index, group)) for group in groups]
-            )
+            predict = partial(_predict, predictor, latents, timesteps[index], index, cache)
+            if shared is not None:
+                flow = shared.flow(predict, branches)
+            else:
+                groups = [branches] if together else [(name,) for name in branches]
+                flow = torch.cat([predict(group) for group in groups])
             if guided:
                 negative, positive = flow.chunk(2)
                 flow = negative + guidance.weight * (positive - negative)
@@ -154,3 +169,14 @@ def denoise(
         if cache is not None:
             cache.end()
     return latents
+
+
+def _predict(
+    predictor: _Predictor,
+    latents: Tensor,
+    timestep: Tensor,
+    index: int,
+    cache: StepCache | None,
+    branches: Sequence[str],
+) -> Tensor:
+    return predictor.flow(latents, timestep, branches, None if cache is None else cache.through(index, branches))

@@ -20,6 +20,10 @@ from gen3r_core.commands.options import (
 if TYPE_CHECKING:
     import torch
 
+    from gen3r_core.bench import BenchReport
+    from gen3r_core.execution.grid import GridResult
+    from gen3r_core.jobs import Sampling
+
 TASKS = ("1view", "2view", "allview", "vggt")
 
 
@@ -51,23 +55,23 @@ def run(args: argparse.Namespace) -> int:
     """Build, run, print the table."""
     from tqdm import tqdm
 
-    from gen3r_core.bench import BenchReport, describe_machine, format_table, heading
+    from gen3r_core.bench import BenchReport, describe_machine
     from gen3r_core.checkpoint.folder import PUBLISHED_DEFAULTS, open_checkpoint
     from gen3r_core.conditioning import Task
     from gen3r_core.errors import InputError
+    from gen3r_core.execution.branch_processes import is_first, join, processes
     from gen3r_core.execution.grid import bench_grid, speed_up
     from gen3r_core.execution.levels import Level
     from gen3r_core.execution.plan import plan_model
-    from gen3r_core.io.atomic import write_json_atomic
     from gen3r_core.pipeline import Gen3RPipeline
     from gen3r_core.progress import Progress
     from gen3r_core.sizes import random_pipeline
-    from gen3r_core.trace import format_kernels
 
     if args.repeats < 1 or args.warmup < 0:
         raise InputError(f"bench needs at least one timed job, got --repeats {args.repeats} --warmup {args.warmup}")
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
+    processes()
     if args.kernels:
         return _kernels(device, dtype, args.repeats)
     checkpoint = None if args.checkpoint is None else open_checkpoint(args.checkpoint)
@@ -88,7 +92,11 @@ def run(args: argparse.Namespace) -> int:
             return random_pipeline(args.model, device=device, dtype=dtype, level=level)
         return Gen3RPipeline.from_pretrained(checkpoint, device=device, dtype=dtype, level=level)
 
-    with tqdm(desc="bench", unit="step", mininterval=0.5) as bar:
+    def prepare(made: Gen3RPipeline) -> None:
+        speed_up(made, channels_last=args.channels_last, compiled=args.compile)
+        made.shared = join(device)
+
+    with tqdm(desc="bench", unit="step", mininterval=0.5, disable=not is_first()) as bar:
 
         def show(progress: Progress) -> None:
             bar.set_postfix_str(f"{progress.stage} {progress.step}/{progress.total}", refresh=False)
@@ -101,13 +109,22 @@ def run(args: argparse.Namespace) -> int:
             args.tasks,
             args.profiles,
             errors=args.errors,
-            prepare=lambda made: speed_up(made, channels_last=args.channels_last, compiled=args.compile),
+            prepare=prepare,
             warmup=args.warmup,
             repeats=args.repeats,
             trace=args.trace,
             callback=show,
         )
-    options = {
+    if is_first():
+        name = args.model if checkpoint is None else checkpoint.root.name
+        _write(args, BenchReport(name, describe_machine(device), _facts(args, sampling, dtype, found), found.results))
+    return 0
+
+
+def _facts(args: argparse.Namespace, sampling: Sampling, dtype: torch.dtype, found: GridResult) -> dict[str, Any]:
+    from gen3r_core.execution.branch_processes import processes
+
+    facts: dict[str, Any] = {
         "dtype": str(dtype).removeprefix("torch."),
         "steps": sampling.steps,
         "guidance": sampling.guidance,
@@ -116,20 +133,24 @@ def run(args: argparse.Namespace) -> int:
         "warm-up": args.warmup,
         "median of": args.repeats,
     }
-    options |= {name: True for name, on in (("compiled", args.compile), ("channels last", args.channels_last)) if on}
+    facts |= {name: True for name, on in (("compiled", args.compile), ("channels last", args.channels_last)) if on}
+    if processes() > 1:
+        facts["processes"] = processes()
     verdict = found.verdict()
-    if verdict is not None:
-        options["measure"] = verdict
-    report = BenchReport(
-        args.model if checkpoint is None else checkpoint.root.name, describe_machine(device), options, found.results
-    )
+    return facts if verdict is None else facts | {"measure": verdict}
+
+
+def _write(args: argparse.Namespace, report: BenchReport) -> None:
+    from gen3r_core.bench import format_table, heading
+    from gen3r_core.io.atomic import write_json_atomic
+    from gen3r_core.trace import format_kernels
+
     print(format_table(report))
-    for result in found.results:
+    for result in report.results:
         if result.kernels:
             print(f"\n{heading(result)}: the longest kernels\n\n{format_kernels(result.kernels)}")
     if args.json is not None:
         write_json_atomic(args.json, report.to_dict())
-    return 0
 
 
 def _kernels(device: torch.device, dtype: torch.dtype, repeats: int) -> int:

@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     """Check inputs, load, generate, write."""
     from gen3r_core.checkpoint.folder import open_checkpoint
     from gen3r_core.conditioning import LatentShape, Task
+    from gen3r_core.execution.branch_processes import is_first, join, processes
     from gen3r_core.execution.calibration import Calibration
     from gen3r_core.execution.grid import speed_up
     from gen3r_core.execution.levels import LEVELS
@@ -93,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     from gen3r_core.schedulers import FlowSolver
 
     # Whatever can be wrong is found before weights are loaded.
+    processes()
     task = Task(args.task)
     profile = profile_named(args.profile)
     calibration = None if args.calibration is None else Calibration.load(args.calibration)
@@ -130,7 +132,11 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.compile:
         speed_up(pipeline, channels_last=False, compiled=True)
+    pipeline.shared = join(device)
     with profile.apply(pipeline, calibration):
+        if not is_first():  # its share of the work; the first process writes
+            pipeline.generate(job, sampling)
+            return 0
         _generate(args, pipeline, job, sampling, dtype)
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,7 +99,7 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device for ``--device``.
+    """The torch device for ``--device``; processes that `torchrun` started take a GPU each.
 
     Raises:
         DeviceError: it does not exist here.
@@ -106,7 +107,10 @@ def choose_device(name: str) -> torch.device:
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # pragma: gpu-only
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -60,6 +60,7 @@ def add_parser(commands: Any) -> None:
     made.add_argument("--steps", type=int, help="denoising steps of what is generated (default: the model's)")
     tried = parser.add_argument_group("for comparison")
     tried.add_argument("--no-graph", action="store_true", help="join windows one behind the other, close no loops")
+    tried.add_argument("--no-matches", action="store_true", help="keep the network's cameras where no poses are known")
     tried.add_argument("--no-anchor", action="store_true", help="do not fit depth to known poses")
     parser.set_defaults(run=run)
 
@@ -95,6 +96,7 @@ def _options(args: argparse.Namespace, stretches: tuple[Any, ...]) -> OfflineOpt
         change=args.change,
         window=WindowOptions(args.window, args.overlap),
         longest=args.longest,
+        matches=not args.no_matches,
         anchor=not args.no_anchor,
         graph=not args.no_graph,
         voxel=args.voxel,

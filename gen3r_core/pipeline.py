@@ -25,7 +25,7 @@ from gen3r_core.conditioning import (
     pack_cameras,
 )
 from gen3r_core.decoding import assemble_scene, decode_colors, decode_geometry, predict_geometry
-from gen3r_core.denoising import Guidance, LatentsWatch, StepCache, denoise
+from gen3r_core.denoising import Guidance, LatentsWatch, SharedBranches, StepCache, denoise
 from gen3r_core.devices import memory_errors
 from gen3r_core.encoding import encode_first_images, encode_known_frames
 from gen3r_core.errors import InputError
@@ -71,6 +71,7 @@ class Gen3RPipeline:
         placement: brings networks to the device; see :class:`gen3r_core.execution.placement.Placement`.
         cache: spares steps the transformer's blocks, at a price; None spares none.
         watch: sees the latents of each step; None looks at none.
+        shared: another process that computes a branch of guidance; None has none.
 
     Raises:
         CheckpointError: the networks do not belong together.
@@ -109,6 +110,7 @@ class Gen3RPipeline:
         self.placement = Placement(device_of(transformer) if device is None else torch.device(device), level)
         self.cache: StepCache | None = None
         self.watch: LatentsWatch | None = None
+        self.shared: SharedBranches | None = None
         check_fit(transformer, video_vae, geometry_adapter, vggt, image_encoder, text_encoder)
 
     @classmethod
@@ -304,11 +306,10 @@ class Gen3RPipeline:
         """Encode prompts, first images, cameras and known frames."""
 
         def texts() -> tuple[Tensor, Tensor | None]:
-            text = self.transformer.pad_text(self.embed([job.prompt for job in jobs]))
-            if sampling.guidance <= 1:
-                return text, None
-            negative = self.transformer.pad_text(self.embed([sampling.negative_prompt]))
-            return text, negative.expand(len(jobs), -1, -1)
+            guided = [sampling.negative_prompt] if sampling.guidance > 1 else []
+            embedded = self.transformer.pad_text(self.embed([*(job.prompt for job in jobs), *guided]))
+            text, negative = embedded[: len(jobs)], embedded[len(jobs) :]
+            return text, negative.expand(len(jobs), -1, -1) if guided else None
 
         place, task = self.placement, jobs[0].task
         first = partial(encode_first_images, place, self.image_encoder, images)
@@ -372,6 +373,7 @@ class Gen3RPipeline:
                 together=level.branches_together,
                 cache=self.cache,
                 watch=self.watch,
+                shared=self.shared,
             )
 
     def _decode(

@@ -99,7 +99,7 @@ class PromptCache:
 
 
 def embed_prompts(texts: Iterable[str], tokenizer: Tokenizer, encoder: TextEncoder, text_len: int) -> PromptCache:
-    """Embed prompts one after the other.
+    """Embed prompts.
 
     Args:
         texts: prompts; the empty string is one, too.
@@ -107,16 +107,16 @@ def embed_prompts(texts: Iterable[str], tokenizer: Tokenizer, encoder: TextEncod
         encoder: the checkpoint's text encoder.
         text_len: longest prompt in tokens; what is over is cut off with a warning.
     """
-    embeddings: dict[str, Tensor] = {}
+    tokens: dict[str, list[int]] = {}
+    for text in texts:
+        if text in tokens:
+            continue
+        tokens[text], cut = tokenizer(text, text_len)
+        if cut:
+            _LOG.warning("the prompt was cut to %d tokens: %r", text_len, text)
     with torch.no_grad():
-        for text in texts:
-            if text in embeddings:
-                continue
-            ids, cut = tokenizer(text, text_len)
-            if cut:
-                _LOG.warning("the prompt was cut to %d tokens: %r", text_len, text)
-            embeddings[text] = encoder.embed([ids], text_len=text_len, pad_id=tokenizer.pad_id)[0].clone()
-    return PromptCache(embeddings)
+        embeddings = encoder.embed(list(tokens.values()), text_len=text_len, pad_id=tokenizer.pad_id)
+    return PromptCache(dict(zip(tokens, embeddings, strict=True)))
 
 
 def read_prompts(path: Path) -> list[str]:

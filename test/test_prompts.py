@@ -106,11 +106,11 @@ def test_files_that_are_missing_cut_or_of_another_kind(tmp_path, cache):
 
 def test_embedding_is_the_encoders_each_prompt_once(encoder, caplog):
     calls = []
-    hook = encoder.register_forward_hook(lambda *_: calls.append(1))
-    cache = embed_prompts(["a room", "sea", "a room", ""], character_tokenizer(), encoder, 20)
+    hook = encoder.register_forward_hook(lambda *seen: calls.append(tuple(seen[1][0].shape)))
+    cache = embed_prompts(["a room", "sea", "a room", "a room with a sea"], character_tokenizer(), encoder, 20)
     hook.remove()
-    assert cache.texts == ["a room", "sea", ""]
-    assert len(calls) == 3
+    assert cache.texts == ["a room", "sea", "a room with a sea"]
+    assert calls == [(2, 16), (2, 20)]  # both short ones at once, a long one with itself
     ids, _ = character_tokenizer()("sea", 20)
     torch.testing.assert_close(cache.get("sea"), encoder(torch.tensor([ids]))[0], rtol=1e-5, atol=1e-5)
     assert not caplog.records

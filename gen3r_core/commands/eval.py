@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gen3r_core.commands.options import (
+    PROFILE_NAMES,
     add_device_options,
     add_sampling_options,
     choose_device,
@@ -79,6 +80,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--workers", type=_at_least(0), default=0, help="processes that compare point clouds (default 0)"
     )
+    parser.add_argument(
+        "--profile", choices=PROFILE_NAMES, default="exact", help="what is given up for speed, to measure its price"
+    )
+    parser.add_argument("--calibration", type=Path, help="file of 'gen3r calibrate': lets the profile spare steps")
     add_sampling_options(parser)
     add_device_options(parser)
     parser.set_defaults(run=run)
@@ -88,9 +93,18 @@ def run(args: argparse.Namespace) -> int:
     """Check, load, measure, print and write."""
     from gen3r_core.evaluation.parts import open_for_evaluation, shape_of
     from gen3r_core.evaluation.tasks import PARTS, check_shape, load_task
+    from gen3r_core.execution.calibration import Calibration
+    from gen3r_core.execution.profiles import profile_named
+    from gen3r_core.execution.step_cache import check_levels
     from gen3r_core.schedulers import FlowSolver
 
     # Whatever can be wrong is found before weights are loaded.
+    profile = profile_named(args.profile)
+    if profile.side_share < 1 and args.task in _GENERATIONS:
+        raise InputError(
+            f"profile {profile.name!r} makes smaller and fewer frames, which have no truth to compare with"
+        )
+    calibration = None if args.calibration is None else Calibration.load(args.calibration)
     checkpoint = open_for_evaluation(args.checkpoint, args.parts)
     for part in PARTS[args.task]:
         checkpoint.component(part)
@@ -99,8 +113,12 @@ def run(args: argparse.Namespace) -> int:
     sampling = sampling_of(
         args, checkpoint.defaults, negative_prompt=args.negative_prompt, num_frames=frames, size=size
     )
-    shift = FlowSolver(args.scheduler, sampling.steps, shift=args.shift, euler=checkpoint.scheduler).shift
-    sampling = replace(sampling, shift=shift)
+    if args.task in _GENERATIONS:
+        sampling = profile.sampling(sampling, task=args.task, num_frames=frames, image_size=size)
+    solver = FlowSolver(sampling.scheduler, sampling.steps, shift=sampling.shift, euler=checkpoint.scheduler)
+    if calibration is not None:
+        check_levels(solver.sigmas.tolist()[:-1], calibration.levels)
+    sampling = replace(sampling, shift=solver.shift)
     _check_outputs(args)
     scenes, seeds = _scenes(args, frames, size)
     prompt_of = _prompts(args.prompt, scenes)
@@ -115,6 +133,8 @@ def run(args: argparse.Namespace) -> int:
             device=device,
             dtype=dtype,
             seed=args.noise_seed,
+            profile=profile,
+            calibration=calibration,
             progress=progress,
         )
     settings = _settings(args, seeds, sampling, device, dtype)
@@ -150,6 +170,7 @@ def _settings(
         "prompt": args.prompt,
         "negative_prompt": sampling.negative_prompt,
         "noise_seed": args.noise_seed,
+        "calibration": None if args.calibration is None else str(args.calibration),
     }
     generated = args.task in _GENERATIONS
     return {
@@ -160,6 +181,7 @@ def _settings(
         "seeds": seeds,
         "frames": sampling.num_frames,
         "size": size,
+        "profile": args.profile,
         **{name: value if generated else None for name, value in of_generation.items()},
         "batch_size": args.batch_size,
         "device": str(device),

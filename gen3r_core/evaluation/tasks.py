@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Protocol, cast
 
@@ -18,6 +19,9 @@ from gen3r_core.devices import memory_errors
 from gen3r_core.errors import InputError
 from gen3r_core.evaluation.predictions import Geometry, Prediction, Stopwatch, geometries
 from gen3r_core.evaluation.scenes import TrueScene
+from gen3r_core.execution.calibration import Calibration
+from gen3r_core.execution.profiles import PROFILES, Profile
+from gen3r_core.execution.thinned_keys import ThinnedKeys
 from gen3r_core.jobs import Job, Sampling
 from gen3r_core.models.attention import kernel_scope
 from gen3r_core.models.geometry_adapter import GeometryAdapter
@@ -115,12 +119,13 @@ class FeedForwardTask:
     Args:
         vggt: the network.
         attention: kernel.
+        key_squares: see :class:`gen3r_core.execution.profiles.Profile`.
     """
 
     task = None
 
-    def __init__(self, vggt: VGGT, attention: str = "auto") -> None:
-        self.vggt, self.attention = vggt, attention
+    def __init__(self, vggt: VGGT, attention: str = "auto", key_squares: int = 1) -> None:
+        self.vggt, self.attention, self.key_squares = vggt, attention, key_squares
 
     @torch.no_grad()
     def predict(
@@ -133,7 +138,8 @@ class FeedForwardTask:
         """See :class:`Evaluated`."""
         colors = _frames(scenes)
         watch = Stopwatch(colors.device)
-        with memory_errors(), kernel_scope(self.attention), watch.running():
+        thinned = ThinnedKeys(self.vggt, self.key_squares) if self.key_squares > 1 else nullcontext()
+        with memory_errors(), kernel_scope(self.attention), thinned, watch.running():
             found = geometries(self.vggt(colors), scenes[0].size)
         return [Prediction(None, own, None, watch.seconds / len(scenes)) for own in found]
 
@@ -195,6 +201,8 @@ class GenerationTask:
         sampling: how to generate; frames and size are the clips'.
         prompt_of: what to ask for, by scene.
         seed: a clip is drawn with this plus its place.
+        profile: under which the clips are generated; the cameras asked for stay those of the exact VGGT.
+        calibration: of the profile.
     """
 
     def __init__(
@@ -205,9 +213,12 @@ class GenerationTask:
         prompt_of: Callable[[TrueScene], str],
         *,
         seed: int = 0,
+        profile: Profile = PROFILES["exact"],
+        calibration: Calibration | None = None,
     ) -> None:
         self.pipeline, self.task, self.sampling = pipeline, task, sampling
         self.prompt_of, self.seed = prompt_of, seed
+        self.profile, self.calibration = profile, calibration
         self._vggt = FeedForwardTask(pipeline.vggt, str(sampling.attention))
 
     @torch.no_grad()
@@ -216,7 +227,7 @@ class GenerationTask:
     ) -> list[Prediction]:
         """See :class:`Evaluated`."""
         sampling = replace(self.sampling, num_frames=len(scenes[0].colors), size=scenes[0].size)
-        if warm_up:
+        if warm_up and self.calibration is None:  # which is for one schedule
             sampling = replace(sampling, steps=min(sampling.steps, _WARM_UP_STEPS))
         feed_forward = self._vggt.predict(scenes)
         jobs = [
@@ -230,7 +241,7 @@ class GenerationTask:
             for scene, own in zip(scenes, feed_forward, strict=True)
         ]
         watch = Stopwatch(self.pipeline.device)
-        with watch.running():
+        with self.profile.apply(self.pipeline, self.calibration), watch.running():
             made = self.pipeline.generate_batch(jobs, sampling, callback=callback)
         return [
             Prediction(
@@ -260,6 +271,8 @@ def load_task(
     device: torch.device,
     dtype: torch.dtype | None,
     seed: int = 0,
+    profile: Profile = PROFILES["exact"],
+    calibration: Calibration | None = None,
     progress: LoadingProgress | None = None,
 ) -> Evaluated:
     """Load the networks that a task needs, and no others.
@@ -272,6 +285,8 @@ def load_task(
         device: where the networks go.
         dtype: of their weights; None keeps the files'.
         seed: see :class:`GenerationTask`.
+        profile: likewise; of VGGT alone only its thinned keys matter, of the other parts nothing.
+        calibration: likewise.
         progress: told how many bytes of each network are loaded.
 
     Raises:
@@ -280,14 +295,18 @@ def load_task(
     """
     if name in tuple(Task):
         pipeline = Gen3RPipeline.from_pretrained(checkpoint, device=device, dtype=dtype, progress=progress)
-        return GenerationTask(pipeline, Task(name), sampling, prompt_of, seed=seed)
+        return GenerationTask(
+            pipeline, Task(name), sampling, prompt_of, seed=seed, profile=profile, calibration=calibration
+        )
     files = [checkpoint.component(part) for part in PARTS[name]]
     with memory_errors():
         parts: list[Any] = [load_component(part, device=device, dtype=dtype, progress=progress) for part in files]
     kernel = str(sampling.attention)
     if name == "vae":
         return VideoVAETask(parts[0])
-    return FeedForwardTask(parts[0], kernel) if name == "feedforward" else AdapterTask(parts[0], parts[1], kernel)
+    if name == "feedforward":
+        return FeedForwardTask(parts[0], kernel, profile.key_squares)
+    return AdapterTask(parts[0], parts[1], kernel)
 
 
 def check_shape(name: str, num_frames: int, size: tuple[int, int]) -> None:

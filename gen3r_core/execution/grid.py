@@ -10,6 +10,8 @@ from gen3r_core.bench import BenchResult, bench_images, bench_job, run_bench
 from gen3r_core.conditioning import Task
 from gen3r_core.execution.calibration import Calibration, calibrate
 from gen3r_core.execution.compiled import CompiledBlocks
+from gen3r_core.execution.compiled_heads import CompiledHeads
+from gen3r_core.execution.fused_autoencoders import FusedGeometryAdapter, FusedVideoVAE
 from gen3r_core.execution.layout import ChannelsLast
 from gen3r_core.execution.levels import LEVELS, Level
 from gen3r_core.execution.placement import blocks_of
@@ -24,22 +26,31 @@ from gen3r_core.progress import Callback
 PipelineOf = Callable[[Level], Gen3RPipeline]
 
 
-def speed_up(pipeline: Gen3RPipeline, *, channels_last: bool, compiled: bool) -> Callable[[], None]:
+def speed_up(
+    pipeline: Gen3RPipeline, *, channels_last: bool, compiled: bool, backend: str = "inductor"
+) -> Callable[[], None]:
     """Put exact speed-ups on a pipeline.
 
     Args:
         pipeline: changed until the result is called.
         channels_last: reorder the convolutions of video VAE and geometry adapter.
-        compiled: compile the blocks of the transformer and of VGGT.
+        compiled: compile the blocks of the transformer and of VGGT and its dense heads, and run both autoencoders on
+            fused blocks; all convolutions are reordered.
+        backend: torch's name of a compiler.
 
     Returns:
         what takes them off again.
     """
-    put_on: list[CompiledBlocks | ChannelsLast] = []
-    if channels_last:
-        put_on.append(ChannelsLast([pipeline.video_vae, pipeline.geometry_adapter]))
+    vggt, autoencoders = pipeline.vggt, [pipeline.video_vae, pipeline.geometry_adapter]
+    heads = [vggt.depth_head, vggt.point_head]
+    put_on: list[CompiledBlocks | CompiledHeads | ChannelsLast | FusedVideoVAE | FusedGeometryAdapter] = []
+    if channels_last or compiled:
+        put_on.append(ChannelsLast([*autoencoders, *(heads if compiled else ())]))
     if compiled:
-        put_on += [CompiledBlocks(blocks_of(network)) for network in (pipeline.transformer, pipeline.vggt)]
+        put_on += [CompiledBlocks(blocks_of(network), backend=backend) for network in (pipeline.transformer, vggt)]
+        put_on.append(FusedVideoVAE(pipeline.video_vae, backend=backend))
+        put_on.append(FusedGeometryAdapter(pipeline.geometry_adapter, backend=backend))
+        put_on.append(CompiledHeads(heads, backend=backend))
 
     def remove() -> None:
         while put_on:
@@ -158,12 +169,25 @@ def bench_grid(
         for sampling in samplings:
             for task in tasks:
                 if task == "vggt":
-                    found = run_bench(pipeline, [task], sampling, **options)
+                    found = _feed_forward(pipeline, sampling, profiles, options)
                 else:
                     found = _profiles(pipeline, Task(task), sampling, profiles, errors, options, bad)
                 results += [replace(result, **marks) for result in found]
         del pipeline
     return GridResult(results, bad)
+
+
+def _feed_forward(
+    pipeline: Gen3RPipeline, sampling: Sampling, profiles: Sequence[str], options: dict[str, Any]
+) -> list[BenchResult]:
+    """All views at their size whatever the profile."""
+    results = []
+    for profile in (PROFILES[name] for name in profiles):
+        with profile.apply(pipeline):
+            results += [
+                replace(one, profile=profile.name) for one in run_bench(pipeline, ["vggt"], sampling, **options)
+            ]
+    return results
 
 
 def _profiles(

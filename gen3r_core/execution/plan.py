@@ -212,9 +212,9 @@ class Planner:
 
     def _text(self) -> object:
         length = self._networks["transformer"].config.text_len
-        ids = self._empty(1, length, dtype=torch.int64)
+        ids = self._empty(2, length, dtype=torch.int64)
         # Without a mask, whose values transformers would look at.
-        return [self._networks["text_encoder"](ids).clone() for _ in range(2)]
+        return [hidden.clone() for hidden in self._networks["text_encoder"](ids)]
 
     def _image(self) -> object:
         return self._networks["image_encoder"](self._empty(1, 3, *self._shape.size, dtype=torch.float32))

@@ -134,7 +134,7 @@ class _Transition(nn.Module):
         return _per_frame(self.conv, x)
 
 
-class _Down(_Transition):
+class TimeDown(_Transition):
     """Encoder transition. Time: frame 0 passes as it is; the others come from an unpadded stride-2 convolution."""
 
     def __init__(self, dim: int, *, temporal: bool) -> None:
@@ -142,13 +142,14 @@ class _Down(_Transition):
         self.time_conv = WanCausalConv3d(dim, dim, (3, 1, 1), stride=(2, 1, 1)) if temporal else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, C, T, H, W]`` to half the frames, but for the first."""
         x = super().forward(x)
         if self.time_conv is None or x.shape[2] == 1:
             return x
         return torch.cat((x[:, :, :1], self.time_conv(x)), dim=2)
 
 
-class _Up(_Transition):
+class TimeUp(_Transition):
     """Decoder transition. Time: frame 0 passes; each later one becomes two, filtered as if frame 0 did not exist."""
 
     def __init__(self, dim: int, *, temporal: bool) -> None:
@@ -156,6 +157,7 @@ class _Up(_Transition):
         self.time_conv = WanCausalConv3d(dim, dim * 2, (3, 1, 1), padding=(1, 0, 0)) if temporal else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map ``[B, C, T, H, W]`` to twice the frames, but for the first."""
         if self.time_conv is not None and x.shape[2] > 1:
             pairs = self.time_conv(x[:, :, 1:]).unflatten(1, (2, -1))
             x = torch.cat((x[:, :, :1], pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)), dim=2)
@@ -173,17 +175,21 @@ class _Encoder(nn.Module):
         for level, (in_dim, out_dim) in enumerate(pairwise(dims)):
             layers += [WanResidualBlock(in_dim if i == 0 else out_dim, out_dim) for i in range(config.num_res_blocks)]
             if level < len(config.temporal_downsample):
-                layers.append(_Down(out_dim, temporal=config.temporal_downsample[level]))
+                layers.append(TimeDown(out_dim, temporal=config.temporal_downsample[level]))
         self.levels = nn.Sequential(*layers)
         self.mid_block = WanMidBlock(dims[-1])
         self.norm_out = WanRMS_norm(dims[-1], images=False)
         self.conv_out = WanCausalConv3d(dims[-1], 2 * config.latent_channels, 3, padding=1)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def from_tokens(self, tokens: Tensor) -> Tensor:
+        """Features at the latents' size, what ``conv_in`` takes."""
         x = tokens.transpose(1, 2).flatten(0, 1)
-        x = self.reduce(F.interpolate(x, scale_factor=(TOKENS_TO_LATENTS, TOKENS_TO_LATENTS), mode="nearest-exact"))
-        x = self.conv_in(x.unflatten(0, (tokens.shape[0], -1)).transpose(1, 2))
-        x = self.mid_block(self.levels(x))
+        x = F.interpolate(x, scale_factor=(TOKENS_TO_LATENTS, TOKENS_TO_LATENTS), mode="nearest-exact")
+        features: Tensor = self.reduce(x).unflatten(0, (tokens.shape[0], -1))
+        return features.transpose(1, 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.mid_block(self.levels(self.conv_in(self.from_tokens(tokens))))
         out: Tensor = self.conv_out(F.silu(self.norm_out(x)))
         return out
 
@@ -204,7 +210,7 @@ class _Decoder(nn.Module):
                 WanResidualBlock(in_dim if i == 0 else out_dim, out_dim) for i in range(config.num_res_blocks + 1)
             ]
             if level < len(temporal):
-                layers.append(_Up(out_dim, temporal=temporal[level]))
+                layers.append(TimeUp(out_dim, temporal=temporal[level]))
         self.levels = nn.Sequential(*layers)
         self.norm_out = WanRMS_norm(dims[-1], images=False)
         self.conv_out = WanCausalConv3d(dims[-1], narrow, 3, padding=1)
@@ -212,11 +218,15 @@ class _Decoder(nn.Module):
 
     def forward(self, z: Tensor, grid: tuple[int, int]) -> Tensor:
         x = self.levels(self.mid_block(self.conv_in(z)))
-        x = self.conv_out(F.silu(self.norm_out(x)))
+        return self.to_tokens(self.conv_out(F.silu(self.norm_out(x))), grid)
+
+    def to_tokens(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The token map of what ``conv_out`` gives."""
+        batch = x.shape[0]
         x = x.transpose(1, 2).flatten(0, 1)
         # Twice the token grid, one row and column of zeros after it, then a stride-2 convolution.
         x = F.interpolate(x, size=(2 * grid[0], 2 * grid[1]), mode="nearest-exact")
-        tokens: Tensor = self.expand(F.pad(x, (0, 1, 0, 1))).unflatten(0, (z.shape[0], -1))
+        tokens: Tensor = self.expand(F.pad(x, (0, 1, 0, 1))).unflatten(0, (batch, -1))
         return tokens.transpose(1, 2)
 
 

@@ -18,6 +18,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, UMT5Config, UMT
 from gen3r_core.errors import CheckpointError
 from gen3r_core.models.config import from_values
 
+_LENGTHS = 16
+"""Tokens; prompts run at multiples of it."""
+
 
 @dataclass(frozen=True)
 class TextEncoderConfig:
@@ -108,18 +111,38 @@ class TextEncoder(nn.Module):
         return hidden
 
     def embed(self, input_ids: Sequence[Sequence[int]], *, text_len: int, pad_id: int = 0) -> list[Tensor]:
-        """Embed prompts given as token ids, each to ``[its length, hidden_size]``.
+        """Embed prompts given as token ids.
 
-        Each is padded to ``text_len`` for the run, as upstream does, which matters for the last bits.
+        Padding is masked, which leaves the last bits to the length of the run. Prompts run by twos of one length, their
+        own rounded up; one that is left over runs with itself. So its embedding depends on no other prompt.
+
+        Args:
+            input_ids: of each prompt.
+            text_len: most tokens of a prompt.
+            pad_id: fills up.
+
+        Returns:
+            ``[its length, hidden_size]`` for each.
         """
+        lengths = [min(-(-max(len(ids), 1) // _LENGTHS) * _LENGTHS, text_len) for ids in input_ids]
+        found: dict[int, Tensor] = {}
+        for length in dict.fromkeys(lengths):
+            rows = [row for row, own in enumerate(lengths) if own == length]
+            for first in range(0, len(rows), 2):
+                pair = rows[first : first + 2]
+                hidden = self._run([input_ids[row] for row in (pair[0], pair[-1])], length, pad_id)
+                found |= {row: hidden[place, : len(input_ids[row])].clone() for place, row in enumerate(pair)}
+        return [found[row] for row in range(len(lengths))]
+
+    def _run(self, input_ids: Sequence[Sequence[int]], length: int, pad_id: int) -> Tensor:
         device = self.model.shared.weight.device
-        ids = torch.full((len(input_ids), text_len), pad_id, dtype=torch.int64)
+        ids = torch.full((len(input_ids), length), pad_id, dtype=torch.int64)
         mask = torch.zeros_like(ids)
         for row, tokens in enumerate(input_ids):
             ids[row, : len(tokens)] = torch.as_tensor(tokens, dtype=torch.int64)
             mask[row, : len(tokens)] = 1
-        hidden = self(ids.to(device), mask.to(device))
-        return [hidden[row, : len(tokens)] for row, tokens in enumerate(input_ids)]
+        hidden: Tensor = self(ids.to(device), mask.to(device))
+        return hidden
 
 
 class Tokenizer:

@@ -223,6 +223,7 @@ def test_parts_of_a_training(own_checkpoint, data, tmp_path):
         ("vae", ("--interval", "2"), 1, "--interval goes with --data"),
         ("vae", ("--num_frames", "6"), 1, "4k+1 frames"),
         ("2view", ("--size", "100"), 1, "multiples of 112"),
+        ("2view", ("--profile", "preview"), 1, "profile 'preview' makes smaller and fewer frames"),
         ("2view", ("--steps", "0"), 1, "number of steps must be at least 1"),
         ("vae", ("--data", "nowhere"), 1, "nowhere: there is no such folder"),
         ("vae", ("--json", "nowhere/figures.json"), 1, "there is no folder nowhere; make it, or name another"),

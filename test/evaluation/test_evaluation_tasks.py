@@ -19,6 +19,7 @@ from gen3r_core.evaluation.tasks import (
     check_shape,
     load_task,
 )
+from gen3r_core.execution.profiles import PROFILES
 from gen3r_core.jobs import Job, Sampling
 from gen3r_core.models.vggt.tokens import pack_tokens, unpack_tokens
 from gen3r_core.scene import CameraPath
@@ -62,6 +63,21 @@ def test_feed_forward_is_the_pipelines_reconstruction(pipeline, scenes):
     for prediction, scene in zip(FeedForwardTask(pipeline.vggt).predict(scenes), scenes, strict=True):
         assert_same(prediction.geometry, Geometry.of_scene(pipeline.reconstruct(scene.colors)))
         assert prediction.colors is None
+
+
+def test_a_profile_is_on_while_a_clip_is_generated_only(pipeline, scenes):
+    """Its thinned keys change what VGGT sees; the cameras asked for are those of the exact one."""
+    scene = true_scene(0, 5, SIZE)
+    thin = FeedForwardTask(pipeline.vggt, key_squares=2).predict([scene])[0].geometry
+    exact = FeedForwardTask(pipeline.vggt).predict([scene])[0].geometry
+    assert not torch.equal(thin.depth, exact.depth)
+    made = [
+        GenerationTask(pipeline, Task.TWO_VIEW, SAMPLING, lambda _scene: "", profile=PROFILES[name]).predict([scene])[0]
+        for name in ("exact", "fast")
+    ]
+    assert_same(made[1].vggt, exact)
+    assert_same(made[1].geometry, made[0].geometry)  # no step is spared without a calibration, and depth is not VGGT's
+    assert pipeline.vggt.aggregator.global_blocks[0].attn.merging is None
 
 
 def test_the_adapters_round_trip(pipeline, scenes):

@@ -9,7 +9,7 @@ from torch import nn
 
 from gen3r_core.conditioning import Conditions
 from gen3r_core.denoising import Guidance, denoise
-from gen3r_core.errors import DeviceError, InputError
+from gen3r_core.errors import InputError
 from gen3r_core.execution.compiled import CompiledBlocks
 from gen3r_core.execution.grid import speed_up
 from gen3r_core.execution.layout import ChannelsLast
@@ -17,7 +17,6 @@ from gen3r_core.execution.levels import LEVELS
 from gen3r_core.execution.plan import empty_networks
 from gen3r_core.execution.step_cache import ResidualCache
 from gen3r_core.execution.weights import EightBitLinear, EightBitWeights, multiplies_fp8
-from gen3r_core.models import attention
 from gen3r_core.models.attention import kernel_scope
 from gen3r_core.progress import JobMonitor
 from gen3r_core.schedulers import SOLVERS, FlowSolver
@@ -180,12 +179,6 @@ def test_inductor_gives_the_same_numbers(pipeline, job, sampling, plain):
     finally:
         remove()
     assert identical(pipeline.generate(job, sampling), plain)
-
-
-def test_attention_needs_a_kernel_in_force(monkeypatch):
-    monkeypatch.setattr(attention, "_in_force", [""])
-    with pytest.raises(DeviceError, match="no attention kernel is in force"):
-        attention.attention(*[torch.zeros(1, 1, 2, 4)] * 3)
 
 
 # --- the order of convolution weights --------------------------------------------------------------------

@@ -5,7 +5,6 @@ import threading
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import WanAttentionBlock
-
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gen3r_core.errors import DeviceError

@@ -37,6 +37,23 @@ def test_padding_changes_nothing(encoder):
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
+def test_prompts_run_by_twos_at_the_length_they_need(encoder):
+    seen = []
+    hook = encoder.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape)))
+    draw = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(3, 40, (length,), generator=draw).tolist() for length in (3, 20, 16, 1, 17, 2, 40)]
+    try:
+        together = encoder.embed(prompts, text_len=40)
+        assert seen == [(2, 16), (2, 16), (2, 32), (2, 40)]
+        alone = [encoder.embed([prompt], text_len=40)[0] for prompt in prompts]
+        assert seen[4:] == [(2, 16), (2, 32), (2, 16), (2, 16), (2, 32), (2, 16), (2, 40)]
+    finally:
+        hook.remove()
+    for mine, theirs, prompt in zip(together, alone, prompts, strict=True):
+        assert torch.equal(mine, theirs)  # no prompt shows in another's embedding
+        torch.testing.assert_close(mine, encoder(torch.tensor([prompt]))[0], rtol=1e-5, atol=1e-5)
+
+
 def test_order_and_every_token_matter(encoder):
     first = encoder(torch.tensor([[5, 6, 7, 1]]))
     for other in ([6, 5, 7, 1], [5, 6, 8, 1]):

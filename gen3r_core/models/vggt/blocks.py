@@ -8,6 +8,8 @@ encoding: arXiv 2104.09864).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,8 +69,15 @@ def rotate(features: Tensor, table: Tensor) -> Tensor:
     return (by_frame * cosines + partner * sines).to(features.dtype).flatten(2, 3)
 
 
+Merging = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Given keys and values ``[B, heads, N, D]``: fewer of them."""
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention, with normalised and rotated queries and keys on request.
+
+    Attributes:
+        merging: makes fewer keys and values of many, which changes the result; None leaves them.
 
     Args:
         dim: channels of a token.
@@ -80,6 +89,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         head_dim = dim // num_heads
         self.num_heads = num_heads
+        self.merging: Merging | None = None
         self.qkv = nn.Linear(dim, 3 * dim)
         self.q_norm: nn.Module = nn.LayerNorm(head_dim) if normalise_queries else nn.Identity()
         self.k_norm: nn.Module = nn.LayerNorm(head_dim) if normalise_queries else nn.Identity()
@@ -100,6 +110,8 @@ class SelfAttention(nn.Module):
         query, key = self.q_norm(query), self.k_norm(key)
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
+        if self.merging is not None:
+            key, value = self.merging(key, value)
         mixed: Tensor = self.proj(attention(query, key, value).transpose(1, 2).flatten(2))
         return mixed
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from enum import StrEnum
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -193,6 +194,8 @@ class DenseHead(nn.Module):
             ]
         )
         self.scratch = Fusion(config, value_channels + 1)
+        self.one_shape = False
+        """Whether a last chunk of fewer frames starts with some of the one before, so that all have one shape."""
 
     def forward(
         self, tokens: Sequence[Tensor], image_size: tuple[int, int], *, frames_per_chunk: int = 8
@@ -217,33 +220,57 @@ class DenseHead(nn.Module):
         if frames_per_chunk < 1:
             raise InputError(f"frames_per_chunk must be at least 1, got {frames_per_chunk}")
         by_frame = [layer[:, :, -grid[0] * grid[1] :].flatten(0, 1) for layer in tokens]
-        chunks = zip(*(torch.split(layer, frames_per_chunk) for layer in by_frame), strict=True)
-        outputs = [self._predict(chunk, grid, image_size) for chunk in chunks]
+        positions = self._positions(grid, image_size, tokens[0].device)
+        frames = len(by_frame[0])
+        size = -(-frames // -(-frames // frames_per_chunk))
+        values, confidence = [], []
+        for start in range(0, frames, size):
+            first = min(start, frames - size) if self.one_shape else start
+            chunk = [layer[first : first + size] for layer in by_frame]
+            value, certain = self.predict_chunk(chunk, positions, grid, image_size)
+            values.append(value[start - first :])
+            confidence.append(certain[start - first :])
         batch = tokens[0].shape[:2]
-        values = torch.unflatten(torch.cat([value for value, _ in outputs]), 0, batch)
-        confidence = torch.unflatten(torch.cat([certain for _, certain in outputs]), 0, batch)
-        return values, confidence
+        return torch.unflatten(torch.cat(values), 0, batch), torch.unflatten(torch.cat(confidence), 0, batch)
 
-    def _predict(
-        self, patches: Sequence[Tensor], grid: tuple[int, int], image_size: tuple[int, int]
+    def _positions(self, grid: tuple[int, int], image_size: tuple[int, int], device: torch.device) -> list[Tensor]:
+        """What is added to the four maps at the patch grid, and to the fused one at the size of the image."""
+        dtype = self.norm.weight.dtype
+        layers: list[tuple[Any, tuple[int, int]]] = [(project, grid) for project in self.projects]
+        layers.append((self.scratch.output_conv1, image_size))
+        maps = [position_map(layer.out_channels, size, image_size, device) for layer, size in layers]
+        # In the order in memory that convolutions of tokens have.
+        return [(_POSITION_WEIGHT * one).to(dtype).movedim(0, -1).contiguous().movedim(-1, 0) for one in maps]
+
+    def predict_chunk(
+        self,
+        patches: Sequence[Tensor],
+        positions: Sequence[Tensor],
+        grid: tuple[int, int],
+        image_size: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
-        """Values ``[N, H, W, V]`` and confidences ``[N, H, W]`` of ``N`` frames' patches ``[N, P, dim]``."""
+        """Values and confidences of ``N`` frames.
+
+        Args:
+            patches: four ``[N, P, dim]``.
+            positions: embeddings ``[C, rows, columns]`` for the four maps, and ``[C, H, W]`` for the fused one.
+            grid: ``(rows, columns)`` of the patches.
+            image_size: ``(height, width)``.
+
+        Returns:
+            ``[N, H, W, V]`` and ``[N, H, W]``, float32.
+        """
         maps = []
-        for layer, project, resize in zip(patches, self.projects, self.resize_layers, strict=True):
+        *coarse, fine = positions
+        for layer, where, project, resize in zip(patches, coarse, self.projects, self.resize_layers, strict=True):
             normed = self.norm(layer.to(self.norm.weight.dtype))
-            reassembled = project(torch.unflatten(normed.transpose(1, 2), 2, grid))
-            maps.append(resize(_with_positions(reassembled, image_size)))
+            maps.append(resize(project(torch.unflatten(normed.transpose(1, 2), 2, grid)) + where))
         fused = resize_bilinear(self.scratch(maps), image_size)
-        raw = self.scratch.output_conv2(_with_positions(fused, image_size)).float().movedim(1, -1)
+        raw = self.scratch.output_conv2(fused + fine).float().movedim(1, -1)
         values, confidence = raw[..., :-1], 1 + raw[..., -1].exp()
         if self.activation is DenseActivation.EXP:
             return values.exp(), confidence
         return values.sign() * values.abs().expm1(), confidence
-
-
-def _with_positions(maps: Tensor, image_size: tuple[int, int]) -> Tensor:
-    positions = position_map(maps.shape[1], _size(maps), image_size, maps.device)
-    return maps + (_POSITION_WEIGHT * positions).to(maps.dtype)
 
 
 def _size(maps: Tensor) -> tuple[int, int]:

@@ -10,7 +10,6 @@ from gen3r_core.errors import InputError
 from gen3r_core.models.vggt.dense_head import (
     FusionStage,
     ResidualConvolutions,
-    _with_positions,
     position_map,
     resize_bilinear,
 )
@@ -38,11 +37,16 @@ def test_position_map_by_hand():
     torch.testing.assert_close(positions[4:, :, 0], positions[4:, :, 3])
 
 
-def test_a_tenth_of_the_positions_is_added_to_a_map():
-    maps = torch.randn(2, 8, 3, 4)
-    expected = maps + 0.1 * position_map(8, (3, 4), (30, 40))
-    torch.testing.assert_close(_with_positions(maps, (30, 40)), expected)
-    assert _with_positions(maps.bfloat16(), (30, 40)).dtype == torch.bfloat16
+def test_a_tenth_of_the_positions_is_added_to_the_maps(model, tokens, monkeypatch):
+    seen = []
+    plain = model.depth_head.predict_chunk
+    monkeypatch.setattr(model.depth_head, "predict_chunk", lambda *args: seen.append(args[1]) or plain(*args))
+    model.depth_head(tokens, SIZE)
+    *coarse, fine = seen[0]
+    assert [len(one) for one in coarse] == [project.out_channels for project in model.depth_head.projects]
+    for positions in coarse:
+        torch.testing.assert_close(positions, 0.1 * position_map(len(positions), (2, 3), SIZE))
+    torch.testing.assert_close(fine, 0.1 * position_map(len(fine), SIZE, SIZE))
 
 
 def test_position_map_of_one_cell_is_the_centre():
@@ -96,6 +100,21 @@ def test_at_most_a_chunk_of_frames_is_in_the_head(model, tokens):
     finally:
         handle.remove()
     assert seen == [4, 4, 2]
+
+
+def test_chunks_of_one_shape(model, tokens, monkeypatch):
+    """The last takes some frames of the one before, whose results are not taken twice."""
+    seen = []
+    plain = model.depth_head.predict_chunk
+    expected = model.depth_head(tokens, SIZE)
+    monkeypatch.setattr(model.depth_head, "one_shape", True)
+    monkeypatch.setattr(model.depth_head, "predict_chunk", lambda *args: seen.append(len(args[0][0])) or plain(*args))
+    for chunk, sizes in ((4, [4, 4, 4]), (8, [5, 5]), (9, [5, 5]), (20, [10])):
+        seen.clear()
+        found = model.depth_head(tokens, SIZE, frames_per_chunk=chunk)
+        assert seen == sizes
+        for mine, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_chunks_must_hold_a_frame(model, tokens):

@@ -61,6 +61,7 @@ def add_parser(commands: Any) -> None:
     tried = parser.add_argument_group("for comparison")
     tried.add_argument("--no-graph", action="store_true", help="join windows one behind the other, close no loops")
     tried.add_argument("--no-matches", action="store_true", help="keep the network's cameras where no poses are known")
+    tried.add_argument("--no-confirm", action="store_true", help="keep points that other views see at another depth")
     tried.add_argument("--no-anchor", action="store_true", help="do not fit depth to known poses")
     parser.set_defaults(run=run)
 
@@ -99,6 +100,7 @@ def _options(args: argparse.Namespace, stretches: tuple[Any, ...]) -> OfflineOpt
         matches=not args.no_matches,
         anchor=not args.no_anchor,
         graph=not args.no_graph,
+        confirm=not args.no_confirm,
         voxel=args.voxel,
         max_points=args.max_points,
         mesh=args.mesh,

@@ -81,13 +81,21 @@ def run_keyframes(args: argparse.Namespace) -> int:
         counts = {**shots.counts, **selection.counts}
         print(f"{counts.pop('keyframes', 0)} keyframes of {counts.pop('images', 0)} images, {posed} with a pose"
               f"{f' in {shots.placing.world}' if shots.placing.world else f' ({shots.placing.why_not})'}")  # fmt: skip
-        print(f"{seconds:.1f} s for {_length(recording)}")
+        speed = f", {recording.seconds / seconds:.1f} times real time" if recording.timed else ""
+        print(f"{seconds:.1f} s for {_length(recording)}{speed}; peak memory {_peak_gb():.2f} GB")
         for reason, count in sorted(counts.items()):
             print(f"  {reason}: {count}")
         if selection.broken:
             print(f"gen3r: the first broken image is {selection.broken}", file=sys.stderr)
         _print_losses(recording)
         return EXIT_PARTLY if recording.losses.anything or selection.broken else 0
+
+
+def _peak_gb() -> float:
+    """Of this process since it began."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def _length(recording: Recording) -> str:

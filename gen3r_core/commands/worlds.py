@@ -115,6 +115,9 @@ def _add_record(parts: Any) -> None:
     record.add_argument(
         "--odometry_yaw", type=float, default=0.2, help="degrees it turns to the left with every metre (default 0.2)"
     )
+    record.add_argument(
+        "--seconds", type=float, help="drive forth and back so long, with the same pictures (default: once)"
+    )
     record.add_argument("--cache", type=Path, help="folder of rendered pictures, for a run that was interrupted")
     record.set_defaults(run=run_record)
 
@@ -161,6 +164,7 @@ def run_record(args: argparse.Namespace) -> int:
         hfov=args.hfov,
         samples=args.samples,
         errors=OdometryErrors(args.odometry_scale, args.odometry_turn, args.odometry_yaw),
+        seconds=args.seconds,
     )
     with tqdm(desc="images", unit="image", mininterval=0.5) as bar:
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -226,7 +226,13 @@ def agreement(window: Window, here: list[int], there: list[int], tolerance: floa
 
 
 def seen_in(
-    depth: NDArray[np.float16], K: Array, T_cam_world: Array, points: Array, tolerance: float, *, scale: float = 1.0
+    depth: NDArray[np.floating[Any]],
+    K: Array,
+    T_cam_world: Array,
+    points: Array,
+    tolerance: float,
+    *,
+    scale: float = 1.0,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which points a camera has in view, and which of them it sees at their depth.
 

@@ -25,7 +25,7 @@ from gen3r_core.progress import JobMonitor
 from gen3r_core.reconstruction.anchoring import Anchored, AnchorOptions, anchor_depth
 from gen3r_core.reconstruction.metric import scale_from_depth
 
-__all__ = ["anchor_windows"]
+__all__ = ["Notes", "anchor_windows", "fit_window"]
 
 _PIXEL_CENTRE = 0.5
 _DOUBTED = 0.1
@@ -60,7 +60,7 @@ def anchor_windows(
         OutputError: one cannot be written.
         CancelledError: the monitor's callback asked for it.
     """
-    notes = _Notes(fitted.folder / _NOTES)
+    notes = Notes(fitted.folder / _NOTES)
     before: Window | None = None  # the last one, if it is in metres
     monitor.report("anchor", 0, len(names))
     for number, name in enumerate(names):
@@ -69,7 +69,7 @@ def anchor_windows(
         there = bool(np.isfinite(own).all())
         kept = fitted.find(name)
         if kept is None:
-            made = _fit(window, own, device) if there else "not all of its poses are known"
+            made = fit_window(window, own, device) if there else "not all of its poses are known"
             note = f"as predicted: {made}" if isinstance(made, str) else "fitted"
             if isinstance(made, str) and there and before is not None:
                 scaled = _scaled(window, own, before)
@@ -83,14 +83,15 @@ def anchor_windows(
     return dict(Counter(notes.found.values()))
 
 
-class _Notes:
-    """What was done with each window; on disk before the window is."""
+class Notes:
+    """What was done with each window, by its name; on disk before the window is."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.found: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def take(self, name: str, note: str) -> None:
+        """Write down what is about to be done with a window."""
         self.found[name] = note
         write_json_atomic(self._path, self.found)
 
@@ -100,20 +101,30 @@ def _moved(poses: Array) -> Array:
     return np.asarray(invert_poses(poses[0]) @ poses)
 
 
-def _fit(window: Window, poses: Array, device: torch.device | str) -> Window | str:
-    found = _anchored(window, poses, device)
+def fit_window(
+    window: Window, poses: Array, device: torch.device | str, options: AnchorOptions = _OPTIONS
+) -> Window | str:
+    """A window with known cameras and depth that fits them, or why there is none.
+
+    Args:
+        window: with the depth of the model.
+        poses: ``[n, 4, 4]`` its cameras, camera to some world.
+        device: where to compare images.
+        options: how depth is fitted.
+    """
+    found = _anchored(window, poses, device, options)
     if found.reason:
         return found.reason
     agreeing = (found.agreeing >= found.needed).cpu().numpy()
     return _with(window, poses, found.depth.cpu().numpy().astype(np.float32), agreeing)
 
 
-def _anchored(window: Window, poses: Array, device: torch.device | str) -> Anchored:
+def _anchored(window: Window, poses: Array, device: torch.device | str, options: AnchorOptions) -> Anchored:
     K = window.intrinsics.copy()
     K[:, :2, 2] += _PIXEL_CENTRE
     images = torch.from_numpy(window.colors).to(device).permute(0, 3, 1, 2).float() / 255
     depth = torch.from_numpy(window.depth.astype(np.float32)).to(device).clamp(min=1e-3)
-    return anchor_depth(images, depth, torch.from_numpy(K).to(device), torch.from_numpy(poses).to(device), _OPTIONS)
+    return anchor_depth(images, depth, torch.from_numpy(K).to(device), torch.from_numpy(poses).to(device), options)
 
 
 def _scaled(window: Window, poses: Array, before: Window) -> Window | None:

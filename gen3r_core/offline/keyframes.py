@@ -6,7 +6,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -235,7 +235,11 @@ def select_keyframes(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     shots = ShotReader(recording, options.shots)
-    selection = KeyframeSelection(shots, keyframe_options(options))
+    chosen = keyframe_options(options)
+    if not shots.metric:
+        # A robot that turns before a white wall shows nothing sharp; what it showed there holds the sequence together.
+        chosen = replace(chosen, sharpness_wait_s=0.0)
+    selection = KeyframeSelection(shots, chosen)
     preparer = Preparer(sight)
     rows: list[dict[str, Any]] = []
     broken: Counter[str] = Counter()

@@ -69,8 +69,10 @@ class OfflineOptions:
             :func:`~gen3r_core.reconstruction.thumbnails.image_change`.
         window: frames of windows, and how many they share.
         longest: pixels of the longer side of the images that the model sees; None for the model's own.
+        matches: take cameras from matches between images where no poses in metres are known, and close loops by them.
         anchor: fit depth to known poses.
         graph: close loops and solve the pose graph; False joins windows one behind the other, for comparison.
+        confirm: leave points out that other views see at another depth.
         voxel: edge of the cloud's voxels, metres (units of the map where it is not metric); None chooses.
         max_points: of the cloud.
         mesh: also make a mesh.
@@ -90,8 +92,10 @@ class OfflineOptions:
     change: float = 0.03
     window: WindowOptions = field(default_factory=lambda: WindowOptions(17, 6))
     longest: int | None = None
+    matches: bool = True
     anchor: bool = True
     graph: bool = True
+    confirm: bool = True
     voxel: float | None = None
     max_points: int = 5_000_000
     mesh: bool = False

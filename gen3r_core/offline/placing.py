@@ -14,8 +14,10 @@ from gen3r_core.errors import InputError
 from gen3r_core.geometry.poses import Array, interpolate_poses, invert_poses
 from gen3r_core.geometry.sim3 import Sim3
 from gen3r_core.io.atomic import atomic_path
+from gen3r_core.mapping.features import FeatureBook
 from gen3r_core.mapping.known import DriftModel, KnownPoses
 from gen3r_core.mapping.sequence import Placement, PlacementOptions, chain, place_windows
+from gen3r_core.mapping.sightings import match_loops
 from gen3r_core.mapping.surfaces import SurfaceOptions, surface_loops
 from gen3r_core.mapping.windows import Predictor, WindowStore
 from gen3r_core.offline.keyframes import Keyframes
@@ -83,7 +85,7 @@ def drift_of(world: str | None) -> DriftModel:
     return PRECISE if world is not None and world.rpartition("/")[2] in _LOCALISED else DriftModel()
 
 
-def place(
+def place(  # noqa: PLR0913 - what is known of a drive
     store: WindowStore,
     names: Sequence[str],
     predictor: Predictor,
@@ -93,6 +95,7 @@ def place(
     metres: bool,
     graph: bool,
     surfaces: bool,
+    book: FeatureBook | None,
     depth_scales: dict[int, DepthScale],
     monitor: JobMonitor,
 ) -> Placed:
@@ -108,6 +111,7 @@ def place(
         graph: False joins windows one behind the other.
         surfaces: whether windows are in metres and have known cameras: then their surfaces close loops, and not what
             the model says of two visits together.
+        book: features of the frames, whose matches close loops instead of the model; None for none.
         depth_scales: metres per unit of windows that a depth camera saw.
         monitor: told of stages "join", "loops" and "graph".
     """
@@ -118,11 +122,14 @@ def place(
     there = bool(np.isfinite(known).all(axis=(1, 2)).any())
     usable = KnownPoses(poses, drift) if there and graph else None
     measured = depth_scales if graph else {}
-    looking = predictor if graph and not surfaces else None
-    found = place_windows(store, names, looking, options, known=usable, depth_scales=measured, monitor=monitor)
+    looking = predictor if graph and not surfaces and book is None else None
+    sighted = [] if book is None or not graph else match_loops(store, names, book, monitor=monitor)
+    found = place_windows(
+        store, names, looking, options, known=usable, depth_scales=measured, found_loops=sighted, monitor=monitor
+    )
     if graph and surfaces:
         for limits in _ROUNDS:
-            loops = surface_loops(store, names, found.windows, limits, monitor=monitor)
+            loops = [*sighted, *surface_loops(store, names, found.windows, limits, monitor=monitor)]
             found = place_windows(
                 store, names, None, options, known=usable, depth_scales=measured, found_loops=loops, monitor=monitor
             )

@@ -12,15 +12,18 @@ import numpy as np
 from gen3r_core.errors import InputError
 from gen3r_core.io.atomic import atomic_path
 from gen3r_core.io.images import read_image, write_image
+from gen3r_core.mapping.features import FeatureBook
 from gen3r_core.mapping.fusion import PlacedView, placed_views
 from gen3r_core.mapping.windows import Predictor, WindowStore, run_windows
 from gen3r_core.maps.folder import check_map_destination, write_map
 from gen3r_core.maps.scene_map import MapCloud, MapMesh, SceneMap
 from gen3r_core.offline.anchored import anchor_windows
+from gen3r_core.offline.confirming import confirm_views, confirmed
 from gen3r_core.offline.frames import MapFrames
 from gen3r_core.offline.fusing import choose_voxel, fuse_cloud, make_mesh, read_view, save_view
 from gen3r_core.offline.generation import Ends, generate_views
 from gen3r_core.offline.keyframes import Keyframes, select_keyframes
+from gen3r_core.offline.matched import match_windows
 from gen3r_core.offline.model import CalibratedPredictor, OfflineModel, fingerprint
 from gen3r_core.offline.options import OfflineOptions, Stretch
 from gen3r_core.offline.placing import PRECISE, Placed, correction, drift_of, place, window_scales
@@ -31,7 +34,7 @@ from gen3r_core.recordings.opening import open_recording
 __all__ = ["EXIT_CLEAN", "EXIT_PARTLY", "STAGES", "Outcome", "reconstruct"]
 
 EXIT_CLEAN, EXIT_PARTLY = 0, 3
-STAGES = ("select", "windows", "anchor", "graph", "views", "generate", "fuse", "write")
+STAGES = ("select", "windows", "match", "anchor", "graph", "views", "generate", "fuse", "write")
 T = TypeVar("T")
 
 
@@ -87,7 +90,7 @@ def reconstruct(
         keyframes = run.select()
         predictor = run.calibrated(keyframes)
         names = run.windows(keyframes, predictor)
-        stores = run.anchor(keyframes, names)
+        stores = run.anchor(keyframes, names, run.match(keyframes, names))
         placed = run.graph(keyframes, names, stores, predictor)
         run.views(keyframes, names, stores, placed)
         run.generate(keyframes)
@@ -161,11 +164,32 @@ class _Run:
                 done += len(numbers)
             return [list(names) for names in facts["names"]]
 
+    # ------------------------------------------------------------------ match
+
+    def match(self, keyframes: Keyframes, names: list[list[str]]) -> list[WindowStore]:
+        """The stores to go on with: windows with the cameras of matches, or as they were predicted."""
+        raw = [self._store("windows", index) for index in range(len(names))]
+        if not self.options.matches or self._anchoring(keyframes):
+            return raw
+        matched = [self._store("matched", index) for index in range(len(names))]
+        if self.work.facts_of("match") is None:
+            with self.work.stage("match") as facts:
+                facts["cameras"] = [
+                    match_windows(raw[index], names[index], matched[index], self._book(keyframes, camera),
+                                  self.monitor, self.model.device)
+                    for index, camera in enumerate(keyframes.cameras)
+                ]  # fmt: skip
+        return matched
+
+    @staticmethod
+    def _book(keyframes: Keyframes, camera: str) -> FeatureBook:
+        numbers = keyframes.of(camera)
+        return FeatureBook(lambda frame: keyframes.image(numbers[frame]))
+
     # ------------------------------------------------------------------ anchor
 
-    def anchor(self, keyframes: Keyframes, names: list[list[str]]) -> list[WindowStore]:
-        """The stores to go on with: windows fitted to known poses in metres, or as they were predicted."""
-        raw = [self._store("windows", index) for index in range(len(names))]
+    def anchor(self, keyframes: Keyframes, names: list[list[str]], raw: list[WindowStore]) -> list[WindowStore]:
+        """The stores to go on with: windows fitted to known poses in metres, or as they are."""
         if not self._anchoring(keyframes):
             return raw
         fitted = [self._store("anchored", index) for index in range(len(names))]
@@ -215,7 +239,7 @@ class _Run:
             drift = PRECISE
         return place(
             store, names, predictor, poses, drift, metres=bool(keyframes.facts["metric"]), graph=self.options.graph,
-            surfaces=self._anchoring(keyframes),
+            surfaces=self._anchoring(keyframes), book=self._book(keyframes, camera) if self.options.matches else None,
             depth_scales=window_scales(store, names, keyframes, numbers), monitor=self.monitor,
         )  # fmt: skip
 
@@ -292,6 +316,12 @@ class _Run:
             with self.work.stage("fuse") as facts:
                 typical = float((self.work.facts_of("views") or {})["typical_depth"])
                 facts["voxel"] = choose_voxel(self.options.voxel, placed[0].metric, typical)
+                facts["confirmed"] = None
+                if self.options.confirm:
+                    poses = np.concatenate([one.T_world_cam for one in placed])
+                    facts["confirmed"] = round(confirm_views(
+                        self.work.path / "views", self._masks, len(keyframes), poses, typical, self.monitor
+                    ), 4)  # fmt: skip
                 total = 2 * (len(keyframes) + self._generated)
                 told = _Counted(self.monitor, "fuse", total)
                 cloud, facts["evicted"] = fuse_cloud(
@@ -300,7 +330,7 @@ class _Run:
                 _save_cloud(self.work.path / "cloud.npz", cloud)
                 if self.options.mesh:
                     views = _Counted(self.monitor, "mesh", len(keyframes))(
-                        self._view(keyframes, number) for number in range(len(keyframes))
+                        self._sure(keyframes, number) for number in range(len(keyframes))
                     )
                     _save_mesh(self.work.path / "mesh.npz", make_mesh(views, 2 * facts["voxel"]))
         mesh = _load_mesh(self.work.path / "mesh.npz") if self.options.mesh else None
@@ -309,9 +339,17 @@ class _Run:
     def _view(self, keyframes: Keyframes, number: int) -> PlacedView:
         return read_view(self.work.path / "views" / f"{number:06d}.npz", keyframes.image(number))
 
+    @property
+    def _masks(self) -> Path:
+        return self.work.path / "confirmed"
+
+    def _sure(self, keyframes: Keyframes, number: int) -> PlacedView:
+        view = self._view(keyframes, number)
+        return confirmed(view, self._masks, number) if self.options.confirm else view
+
     def _all(self, keyframes: Keyframes) -> Iterator[tuple[PlacedView, bool]]:
         for number in range(len(keyframes)):
-            yield self._view(keyframes, number), False
+            yield self._sure(keyframes, number), False
         for number in range(self._generated):
             path = self.work.path / "generated" / f"{number:06d}.npz"
             yield read_view(path, read_image(path.with_suffix(".png"))), True
@@ -339,7 +377,7 @@ class _Run:
     def _facts(self, keyframes: Keyframes, placed: Sequence[Placed], cloud: MapCloud) -> dict[str, Any]:
         selected = keyframes.facts
         fused, made = self.work.facts_of("fuse") or {}, self.work.facts_of("generate") or {}
-        anchored = self.work.facts_of("anchor")
+        anchored, matched = self.work.facts_of("anchor"), self.work.facts_of("match")
         reason = placed[0].reason
         if reason and selected["why_not"]:
             reason = f"{reason} ({selected['why_not']})"
@@ -360,7 +398,9 @@ class _Run:
             "windows": sum(one.facts["windows"] for one in placed),
             "loops": sum(one.facts["loops"] for one in placed),
             "graph": [one.facts for one in placed],
+            "matched": None if matched is None else matched["cameras"],
             "anchored": None if anchored is None else anchored["windows"],
+            "confirmed": fused.get("confirmed"),
             "voxel": fused.get("voxel"),
             "points": len(cloud),
             "points_given_up": fused.get("evicted", 0),

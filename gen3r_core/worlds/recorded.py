@@ -88,9 +88,11 @@ class DriveOptions:
         height_m: of the camera over the floor.
         samples: n x n samples a pixel.
         errors: of the odometry.
+        seconds: of the recording: the robot drives its way forth and back, with the same pictures, until then. None
+            for once.
 
     Raises:
-        InputError: images or their rate make no sense.
+        InputError: images, their rate or the time make no sense.
     """
 
     split: Split = "test"
@@ -104,10 +106,13 @@ class DriveOptions:
     height_m: float = 0.6
     samples: int = 1
     errors: OdometryErrors = OdometryErrors()
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         if not 0.1 <= self.hz <= 1000:
             raise InputError(f"a recording has 0.1 to 1000 images a second, got {self.hz}")
+        if self.seconds is not None and not 1 / self.hz <= self.seconds <= 86400:
+            raise InputError(f"a recording takes a day at most, and as long as an image at least, got {self.seconds} s")
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,17 +195,19 @@ def record_drive(
                 hfov=options.hfov)  # fmt: skip
     T_base_cam = np.eye(4)
     T_base_cam[:3, :3], T_base_cam[2, 3] = _FORWARD, options.height_m
-    T_world_base = way.T_world_cam @ invert_poses(T_base_cam)
-    odometry = drifting(T_world_base, options.errors)
+    count = len(way) if options.seconds is None else max(1, round(options.seconds * options.hz))
+    T_world_cam = way.T_world_cam[_forth_and_back(len(way), count)]
+    odometry = drifting(T_world_cam @ invert_poses(T_base_cam), options.errors)
     step = round(_SECOND / options.hz)
-    stamps = START_NS + step * np.arange(len(way), dtype=np.int64)
-    truth = Truth(seed, options.kind, stamps, way.T_world_cam, odometry @ T_base_cam)
+    stamps = START_NS + step * np.arange(count, dtype=np.int64)
+    truth = Truth(seed, options.kind, stamps, T_world_cam, odometry @ T_base_cam)
     tell = report or (lambda _done, _all: None)
     partial = folder.with_name(PARTIAL + folder.name)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _write_bag(partial, folder.name, _messages(camera, truth, odometry, T_base_cam, tell))
+        pictures = _forth_and_back(len(way), count)
+        _write_bag(partial, folder.name, _messages(camera, truth, odometry, T_base_cam, pictures, tell))
         write_json_atomic(partial / TRUTH, _facts(truth, options))
         partial.rename(folder)
     except OSError as error:
@@ -208,6 +215,12 @@ def record_drive(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return truth
+
+
+def _forth_and_back(length: int, count: int) -> NDArray[np.int64]:
+    """``[count]`` places on a way of so many, there and back again."""
+    place = np.arange(count, dtype=np.int64) % max(2 * length - 2, 1)
+    return np.where(place < length, place, 2 * length - 2 - place)
 
 
 def read_truth(folder: Path) -> Truth:
@@ -243,21 +256,30 @@ def _facts(truth: Truth, options: DriveOptions) -> dict[str, Any]:
 
 
 def _messages(
-    camera: WorldCamera, truth: Truth, odometry: Array, T_base_cam: Array, tell: Callable[[int, int], None]
+    camera: WorldCamera,
+    truth: Truth,
+    odometry: Array,
+    T_base_cam: Array,
+    pictures: NDArray[np.int64],
+    tell: Callable[[int, int], None],
 ) -> Iterator[tuple[str, int, Any]]:
-    """``(topic, stamp, message)`` in the order of time, one image in memory."""
+    """``(topic, stamp, message)`` in the order of time; pictures that come again are kept as JPEG."""
     make = _Messages()
     first = int(truth.stamps_ns[0])
     yield "/tf_static", first, make.tf(first, "base_link", "camera_optical_frame", T_base_cam)
     count = len(odometry)
+    again, kept = np.bincount(pictures), dict[int, NDArray[np.uint8]]()
     for number, (stamp, T_world_cam, T_odom_base) in enumerate(
         zip(truth.stamps_ns.tolist(), truth.T_world_cam, odometry, strict=True)
     ):
         tell(number, count)
         yield "/odom", stamp, make.odometry(stamp, "odom", "base_link", T_odom_base)
         yield "/camera/camera_info", stamp, make.info(stamp, "camera_optical_frame", camera.size, camera.intrinsics)
-        pixels = camera.picture(T_world_cam).colors
-        yield "/camera/image_raw/compressed", stamp, make.jpeg(stamp, "camera_optical_frame", pixels)
+        picture = int(pictures[number])
+        if picture not in kept:
+            kept[picture] = _jpeg(camera.picture(T_world_cam).colors)
+        data = kept[picture] if again[picture] > 1 else kept.pop(picture)
+        yield "/camera/image_raw/compressed", stamp, make.jpeg(stamp, "camera_optical_frame", data)
     tell(count, count)
 
 
@@ -277,6 +299,12 @@ def _write_bag(folder: Path, name: str, messages: Iterator[tuple[str, int, Any]]
     (folder / f"{folder.name}.mcap").rename(file)
     metadata = folder / "metadata.yaml"
     metadata.write_text(metadata.read_text(encoding="utf-8").replace(f"{folder.name}.mcap", file.name), "utf-8")
+
+
+def _jpeg(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    file = io.BytesIO()
+    Pillow.fromarray(pixels).save(file, "JPEG", quality=_QUALITY)
+    return np.frombuffer(file.getvalue(), np.uint8)
 
 
 class _Messages:
@@ -328,8 +356,5 @@ class _Messages:
             p=np.pad(K, ((0, 0), (0, 1))).ravel(), binning_x=0, binning_y=0, roi=region,
         )  # fmt: skip
 
-    def jpeg(self, stamp: int, frame: str, pixels: NDArray[np.uint8]) -> Any:
-        file = io.BytesIO()
-        Pillow.fromarray(pixels).save(file, "JPEG", quality=_QUALITY)
-        data = np.frombuffer(file.getvalue(), np.uint8)
+    def jpeg(self, stamp: int, frame: str, data: NDArray[np.uint8]) -> Any:
         return self._new("sensor_msgs/CompressedImage", header=self._header(stamp, frame), format="jpeg", data=data)

@@ -38,7 +38,7 @@ def test_a_bag_becomes_a_map(made):
     assert run["points"] == len(found.cloud) > 100
     assert run["exit_code"] == 0
     assert run["lost"] == {}
-    assert set(run["seconds"]) == {"select", "windows", "graph", "views", "fuse"}
+    assert set(run["seconds"]) == {"select", "windows", "match", "graph", "views", "fuse"}
     assert found.frames[0].size == (42, 56)
     assert not work_folder_of(made).exists()
 
@@ -115,7 +115,7 @@ def test_part_of_a_recording(bag, tmp_path):
     assert run_of(tmp_path / "out")["keyframes"] == 3
 
 
-STAGES = ("select", "windows", "graph", "views", "fuse", "write")
+STAGES = ("select", "windows", "match", "graph", "views", "fuse", "write")
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -126,7 +126,8 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_map(bag, made, tmp_path, sta
 
     def stop(progress):
         calls.append(progress.stage)
-        name = {"join": "graph", "loops": "graph", "fusion": "views"}.get(progress.stage, progress.stage)
+        inner = {"join": "graph", "loops": "graph", "fusion": "views", "confirm": "fuse"}
+        name = inner.get(progress.stage, progress.stage)
         return not (name == stage and progress.step >= 1)
 
     out = tmp_path / "out"

@@ -48,6 +48,27 @@ def test_it_is_a_bag_like_any_other(bag):
     assert far[1] / far[0] == pytest.approx(1.06, abs=0.04)  # noise makes it longer where the robot turns
 
 
+def test_a_long_recording_repeats_its_pictures(tmp_path):
+    told = []
+    options = DriveOptions(index=24, length_m=0.6, spacing_m=0.2, hz=30, size=SIZE, seconds=1.0)
+    truth = record_drive(tmp_path / "long", options, report=lambda done, count: told.append((done, count)))
+    assert told[-1] == (30, 30)
+    poses = truth.T_world_cam.reshape(30, 16)
+    once = len(np.unique(poses.round(9), axis=0))
+    there_and_back = 2 * once - 2
+    assert 2 <= once < there_and_back < 30
+    np.testing.assert_array_equal(poses[there_and_back:], poses[: 30 - there_and_back])
+    np.testing.assert_array_equal(poses[once - 2], poses[once])
+    with open_recording(tmp_path / "long") as recording:
+        pictures = [shot.picture.rgb() for shot in ShotReader(recording)]
+    assert len(pictures) == 30
+    np.testing.assert_array_equal(pictures[0], pictures[there_and_back])
+    assert np.abs(pictures[0].astype(int) - pictures[once - 1]).mean() > 2
+    assert truth.stamps_ns[-1] - truth.stamps_ns[0] == 29 * round(1e9 / 30)
+    with pytest.raises(InputError, match="a day"):
+        DriveOptions(seconds=0)
+
+
 def test_odometry_drifts_by_what_was_asked_for():
     angles = np.linspace(0, 2 * np.pi, 101)
     T = poses_from(so3_exp(np.stack([0 * angles, 0 * angles, angles], axis=1)),
@@ -98,6 +119,12 @@ def test_a_perfect_map_has_no_errors_but_its_scale(bag, tmp_path, capsys, scale,
     assert found["scale"] == pytest.approx(scale, rel=1e-4)
     assert found["cloud_scaled_median_m"] == pytest.approx(0, abs=1e-3)
     assert found["frames"] == len(truth.stamps_ns)
+    if scale == 1 or not metric:
+        assert found["cloud_p90_m"] < 0.01
+        assert found["seen_within_7cm"] > 0.3  # of so few pixels, points of far walls are farther apart than that
+    else:
+        assert found["cloud_p90_m"] > found["cloud_median_m"]
+        assert found["seen_within_7cm"] < 0.3
     if not metric:
         assert found["ate_m"] is found["cloud_median_m"] is None
     elif scale == 1:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from gen3r_core.bench import BenchReport
     from gen3r_core.execution.grid import GridResult
     from gen3r_core.jobs import Sampling
+    from gen3r_core.pipeline import Gen3RPipeline
+    from gen3r_core.progress import Callback
 
 TASKS = ("1view", "2view", "allview", "vggt")
 
@@ -44,6 +46,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--channels_last", action="store_true", help="reorder the convolutions of both autoencoders")
     parser.add_argument("--kernels", action="store_true", help="time the attention kernels alone, and nothing else")
     parser.add_argument(
+        "--differences", action="store_true", help="how far speed-ups move the first task's latents, and nothing else"
+    )
+    parser.add_argument(
         "--trace", type=int, default=0, metavar="N", help="also list the N longest kernels of each stage (a job more)"
     )
     add_sampling_options(parser)
@@ -61,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from gen3r_core.errors import InputError
     from gen3r_core.execution.branch_processes import is_first, join, processes
     from gen3r_core.execution.grid import bench_grid, speed_up
-    from gen3r_core.execution.levels import Level
+    from gen3r_core.execution.levels import LEVELS, Level
     from gen3r_core.execution.plan import plan_model
     from gen3r_core.pipeline import Gen3RPipeline
     from gen3r_core.progress import Progress
@@ -102,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
             bar.set_postfix_str(f"{progress.stage} {progress.step}/{progress.total}", refresh=False)
             bar.update(1)
 
+        if args.differences:
+            return _differences(args, make(LEVELS[0]), samplings[0], dtype, show)
         found = bench_grid(
             make,
             plans,
@@ -151,6 +158,26 @@ def _write(args: argparse.Namespace, report: BenchReport) -> None:
             print(f"\n{heading(result)}: the longest kernels\n\n{format_kernels(result.kernels)}")
     if args.json is not None:
         write_json_atomic(args.json, report.to_dict())
+
+
+def _differences(
+    args: argparse.Namespace, pipeline: Gen3RPipeline, sampling: Sampling, dtype: torch.dtype, callback: Callback
+) -> int:
+    from gen3r_core.bench import describe_machine
+    from gen3r_core.conditioning import Task
+    from gen3r_core.execution.differences import format_differences, measure_differences
+    from gen3r_core.execution.grid import speed_up
+
+    def optimise() -> None:
+        speed_up(pipeline, channels_last=True, compiled=True)
+
+    found = measure_differences(pipeline, Task(args.tasks[0]), sampling, optimise, callback)
+    facts = describe_machine(pipeline.device) | {
+        "dtype": str(dtype).removeprefix("torch."),
+        "steps": str(sampling.steps),
+    }
+    print(", ".join(f"{key} {value}" for key, value in facts.items()) + ".\n\n" + format_differences(found))
+    return 0
 
 
 def _kernels(device: torch.device, dtype: torch.dtype, repeats: int) -> int:

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-OPTIONS: dict[str, str | int | bool | Any] = {"triton.multi_kernel": 1}
-"""Norms over 1536 channels in one pass over memory where that is faster, which is tried: 3 % of a block on an H100."""
+OPTIONS: dict[str, str | int | bool | Any] = {"triton.multi_kernel": 1, "fx_graph_cache": False}
+"""Norms over 1536 channels in one pass over memory where that is faster, which is tried: 3 % of a block on an H100.
+Graphs with such a choice cannot be read back from torch's cache on disk (torch 2.11: a TypeError from ``load_cache``);
+their kernels can."""
 
 
 class CompiledBlocks:

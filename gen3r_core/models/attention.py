@@ -61,7 +61,10 @@ _REFUSALS = ("No available kernel", "No viable backend")
 # torch's own preference it holds for the whole process.
 _in_force = [AttentionKernel.AUTO.value]
 
-_WITH_FLASH4 = (AttentionKernel.AUTO.value, AttentionKernel.FLASH4.value)
+_WITH_FLASH4 = (AttentionKernel.AUTO, AttentionKernel.FLASH4)
+
+# Found out when a scope is entered: a compiler cannot look for packages. Outside of any scope, without.
+_flash4_in_force = [False]
 
 _active: ContextVar[AttentionKernel] = ContextVar("gen3r_attention_kernel", default=AttentionKernel.AUTO)
 
@@ -91,8 +94,8 @@ def kernel_scope(kernel: AttentionKernel | str = AttentionKernel.AUTO) -> Iterat
         why = "the GPU is not Hopper or Blackwell" if flash4.installed() else "the package flash-attn-4 is missing"
         raise DeviceError(f"attention kernel 'flash4' cannot run here: {why}; choose another with --attention")
     token = _active.set(chosen)
-    before = _in_force[0]
-    _in_force[0] = chosen.value
+    before = _in_force[0], _flash4_in_force[0]
+    _in_force[0], _flash4_in_force[0] = chosen.value, chosen in _WITH_FLASH4 and flash4.usable()
     try:
         with sdpa_kernel(_PREFERENCE[chosen], set_priority=True):
             yield
@@ -103,7 +106,7 @@ def kernel_scope(kernel: AttentionKernel | str = AttentionKernel.AUTO) -> Iterat
             f"attention kernel '{chosen.value}' cannot run here; choose another with --attention (auto always works)"
         ) from error
     finally:
-        _in_force[0] = before
+        _in_force[0], _flash4_in_force[0] = before
         _active.reset(token)
 
 
@@ -121,8 +124,8 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> to
     Raises:
         DeviceError: the kernel asked for by :func:`kernel_scope` cannot run these tensors.
     """
-    # Read, so that compiled code depends on it.
-    if _in_force[0] in _WITH_FLASH4 and flash4.suits(query, key) and flash4.usable():  # pragma: gpu-only
+    # Both are read, so that compiled code depends on them.
+    if _in_force[0] and _flash4_in_force[0] and flash4.suits(query, key):  # pragma: gpu-only
         by_token = (one.transpose(1, 2) for one in (query, key, value))
         mixed: torch.Tensor = flash4.flash4(*by_token)
         return mixed.transpose(1, 2)

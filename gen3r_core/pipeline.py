@@ -35,7 +35,7 @@ from gen3r_core.execution.stages import run_stage
 from gen3r_core.fit import check_fit
 from gen3r_core.geometry.images import resize_and_crop
 from gen3r_core.jobs import Job, Noise, Sampling, check_images, check_noise, resolve_jobs
-from gen3r_core.models.attention import AttentionKernel, kernel_scope
+from gen3r_core.models.attention import AttentionKernel, kernel_preferred
 from gen3r_core.models.geometry_adapter import GeometryAdapter
 from gen3r_core.models.image_encoder import ImageEncoder
 from gen3r_core.models.text_encoder import TextEncoder, Tokenizer
@@ -216,7 +216,7 @@ class Gen3RPipeline:
             noise = [Noise.draw(job.seed, channels, shape) for job in jobs]
         check_noise(noise, len(jobs), channels, shape)
         Guidance(sampling.guidance, *sampling.guided_share)
-        with memory_errors(), kernel_scope(sampling.attention):
+        with memory_errors(), kernel_preferred(sampling.attention, self.device):
             images = torch.stack([self._prepare_images(job, shape) for job in jobs])
             conditions = self._condition(jobs, images, shape, sampling, noise, monitor)
             integrate = partial(self._denoise, noise, conditions, sampling, monitor)
@@ -255,7 +255,7 @@ class Gen3RPipeline:
         monitor = monitor or JobMonitor(callback, self.device)
         check_images(images)
         images = images.to(device=self.device, dtype=torch.float32)
-        with memory_errors(), kernel_scope(attention):
+        with memory_errors(), kernel_preferred(attention, self.device):
             predict = partial(predict_geometry, self.placement, self.vggt, images)
             prediction = run_stage(self.placement, monitor, "vggt", predict)
             observed = torch.ones(len(images), dtype=torch.bool, device=self.device)

@@ -142,34 +142,49 @@ def character_tokenizer() -> Tokenizer:
     )
 
 
-def randomize(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw all parameters: matrices normal with :data:`WEIGHT_STD`, vectors near one for norms, zero for biases."""
-    for name, parameter in module.named_parameters():
-        leaf = name.rpartition(".")[2]
-        if leaf == "bias":
-            parameter.data.zero_()
-        elif parameter.squeeze().ndim <= 1 and leaf in ("weight", "gamma"):
-            parameter.data.fill_(1.0)
-        else:
-            parameter.data.normal_(std=WEIGHT_STD, generator=generator)
+def _draw(name: str, weight: torch.Tensor, generator: torch.Generator) -> None:
+    """Matrices normal with :data:`WEIGHT_STD`, vectors one for norms, zero for biases."""
+    leaf = name.rpartition(".")[2]
+    if leaf == "bias":
+        weight.zero_()
+    elif weight.squeeze().ndim <= 1 and leaf in ("weight", "gamma"):
+        weight.fill_(1.0)
+    else:
+        weight.normal_(std=WEIGHT_STD, generator=generator)
 
 
 def random_component(
-    name: str, config: Config, *, device: torch.device | str, dtype: torch.dtype, generator: torch.Generator
+    name: str,
+    config: Config,
+    *,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    generator: torch.Generator,
+    home: torch.device | str | None = None,
 ) -> nn.Module:
-    """One network with random weights, built without ever lying in host memory unless that is its device."""
+    """One network with random weights, of which no two lie on a device that is not their home.
+
+    Args:
+        name: of the component.
+        config: its sizes.
+        device: where its weights are drawn, one after the other.
+        dtype: of the weights, but for those that stay float32.
+        generator: on that device.
+        home: where the weights lie then; None is the same device.
+    """
     spec = SPECS[name]
+    home = device if home is None else home
     with init_empty_weights(include_buffers=False):
         module = spec.build(config)
     for key, parameter in module.named_parameters():
         kept = dtype.itemsize < 4 and any(part in key for part in spec.keep_in_float32)
         owner, _, leaf = key.rpartition(".")
-        empty = torch.empty(parameter.shape, device=device, dtype=torch.float32 if kept else dtype)
-        setattr(module.get_submodule(owner), leaf, nn.Parameter(empty, requires_grad=False))
+        weight = torch.empty(parameter.shape, device=device, dtype=torch.float32 if kept else dtype)
+        _draw(key, weight, generator)
+        setattr(module.get_submodule(owner), leaf, nn.Parameter(weight.to(home), requires_grad=False))
     if name == "text_encoder":
         module.model.tie_weights()  # type: ignore[union-attr, operator]
-    module = module.to(device).eval()  # buffers
-    randomize(module, generator)
+    module = module.to(home).eval()  # buffers
     if name == "vggt":
         # Random heads would see nothing: after four refinements the identity pose, about one radian wide.
         bias = module.camera_head.pose_branch.fc2.bias  # type: ignore[union-attr]
@@ -194,21 +209,19 @@ def random_pipeline(
         dtype: of the weights.
         seed: of the weights; the same on one device and dtype.
         text_encoder: False leaves the text encoder out (prompts as embeddings only).
-        level: how sparing with the device's memory. Weights that it wants away are drawn on the host, so that only
-            one network at a time has to fit.
+        level: how sparing with the device's memory.
 
     Raises:
         InputError: unknown size.
     """
     named = _size(size)
-    generators: dict[str, torch.Generator] = {}
+    generator = torch.Generator(device=device).manual_seed(seed)
     parts: dict[str, Any] = {}
     for name, config in named.components.items():
         if not text_encoder and name == "text_encoder":
             continue
-        place = "cpu" if name in level.away else str(device)
-        generator = generators.setdefault(place, torch.Generator(device=place).manual_seed(seed))
-        parts[name] = random_component(name, config, device=place, dtype=dtype, generator=generator)
+        home = "cpu" if name in level.away else device
+        parts[name] = random_component(name, config, device=device, dtype=dtype, generator=generator, home=home)
     return Gen3RPipeline(
         **parts,
         tokenizer=character_tokenizer() if text_encoder else None,

@@ -23,7 +23,7 @@ from gen3r_core.execution.calibration import Calibration
 from gen3r_core.execution.profiles import PROFILES, Profile
 from gen3r_core.execution.thinned_keys import ThinnedKeys
 from gen3r_core.jobs import Job, Sampling
-from gen3r_core.models.attention import kernel_scope
+from gen3r_core.models.attention import kernel_preferred
 from gen3r_core.models.geometry_adapter import GeometryAdapter
 from gen3r_core.models.vggt import VGGT
 from gen3r_core.models.vggt.dinov2 import patch_grid
@@ -139,7 +139,7 @@ class FeedForwardTask:
         colors = _frames(scenes)
         watch = Stopwatch(colors.device)
         thinned = ThinnedKeys(self.vggt, self.key_squares) if self.key_squares > 1 else nullcontext()
-        with memory_errors(), kernel_scope(self.attention), thinned, watch.running():
+        with memory_errors(), kernel_preferred(self.attention, colors.device), thinned, watch.running():
             found = geometries(self.vggt(colors), scenes[0].size)
         return [Prediction(None, own, None, watch.seconds / len(scenes)) for own in found]
 
@@ -169,7 +169,7 @@ class AdapterTask:
         """See :class:`Evaluated`."""
         colors, size, vggt = _frames(scenes), scenes[0].size, self.vggt
         before, after = Stopwatch(colors.device), Stopwatch(colors.device)
-        with memory_errors(), kernel_scope(self.attention):
+        with memory_errors(), kernel_preferred(self.attention, colors.device):
             grid = patch_grid(size, vggt.patch_size)
             with before.running(), after.running():
                 tokens = vggt.aggregate(colors)

@@ -11,7 +11,7 @@ from gen3r_core.devices import memory_errors
 from gen3r_core.geometry.cameras import decode_pose_encoding
 from gen3r_core.geometry.rigid import homogeneous, invert_rigid
 from gen3r_core.mapping.windows import Prediction
-from gen3r_core.models.attention import AttentionKernel, kernel_scope
+from gen3r_core.models.attention import AttentionKernel, kernel_preferred
 from gen3r_core.models.vggt import VGGT
 
 __all__ = ["VggtPredictor"]
@@ -44,7 +44,7 @@ class VggtPredictor:
         """
         device = self._vggt.aggregator.camera_token.device
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
-        with memory_errors(), kernel_scope(self._attention):
+        with memory_errors(), kernel_preferred(self._attention, device):
             found = self._vggt(pixels[None])
             poses, intrinsics = decode_pose_encoding(
                 plausible_encoding(found.pose_encoding[0].double()), (images.shape[1], images.shape[2])

@@ -45,7 +45,7 @@ _ANY = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
-_PREFERENCE: dict[AttentionKernel, list[SDPBackend]] = {
+_ONLY: dict[AttentionKernel, list[SDPBackend]] = {
     AttentionKernel.AUTO: _ANY,
     AttentionKernel.FLASH4: _ANY,  # what is too short for it
     AttentionKernel.CUDNN: [SDPBackend.CUDNN_ATTENTION],
@@ -60,6 +60,8 @@ _REFUSALS = ("No available kernel", "No viable backend")
 # The same for compiled code, which binds the kernel when it is compiled and must be compiled anew for another. As
 # torch's own preference it holds for the whole process.
 _in_force = [AttentionKernel.AUTO.value]
+
+_ON_A_CPU = (AttentionKernel.AUTO, AttentionKernel.FLASH, AttentionKernel.MATH)
 
 _WITH_FLASH4 = (AttentionKernel.AUTO, AttentionKernel.FLASH4)
 
@@ -85,6 +87,38 @@ def kernel_scope(kernel: AttentionKernel | str = AttentionKernel.AUTO) -> Iterat
         DeviceError: the name is not a kernel, or something inside the block (the attention of diffusers
             and transformers included) needs a kernel that cannot run there.
     """
+    chosen = _named(kernel)
+    with _scope(chosen, _ONLY[chosen]):
+        yield
+
+
+@contextmanager
+def kernel_preferred(kernel: AttentionKernel | str, device: torch.device) -> Iterator[None]:
+    """Like :func:`kernel_scope`, but what the kernel cannot run goes to another.
+
+    Every network together needs more than one: cuDNN and FlashAttention refuse the autoencoder's single head of 384
+    channels, say.
+
+    Args:
+        kernel: one of :class:`AttentionKernel`, or its value.
+        device: where the networks are.
+
+    Raises:
+        DeviceError: the name is not a kernel, or the kernel never runs on such a device.
+    """
+    chosen = _named(kernel)
+    if device.type == "cpu" and chosen not in _ON_A_CPU:
+        raise DeviceError(
+            f"attention kernel '{chosen.value}' cannot run on a CPU; "
+            "choose another with --attention (auto always works)"
+        )
+    # Plain mathematics runs anything, and a CPU knows no order.
+    others = [] if chosen is AttentionKernel.MATH else [each for each in _ANY if each not in _ONLY[chosen]]
+    with _scope(chosen, _ONLY[chosen] + others):
+        yield
+
+
+def _named(kernel: AttentionKernel | str) -> AttentionKernel:
     try:
         chosen = AttentionKernel(kernel)
     except ValueError as error:
@@ -93,11 +127,16 @@ def kernel_scope(kernel: AttentionKernel | str = AttentionKernel.AUTO) -> Iterat
     if chosen is AttentionKernel.FLASH4 and not flash4.usable():
         why = "the GPU is not Hopper or Blackwell" if flash4.installed() else "the package flash-attn-4 is missing"
         raise DeviceError(f"attention kernel 'flash4' cannot run here: {why}; choose another with --attention")
+    return chosen
+
+
+@contextmanager
+def _scope(chosen: AttentionKernel, backends: list[SDPBackend]) -> Iterator[None]:
     token = _active.set(chosen)
     before = _in_force[0], _flash4_in_force[0]
     _in_force[0], _flash4_in_force[0] = chosen.value, chosen in _WITH_FLASH4 and flash4.usable()
     try:
-        with sdpa_kernel(_PREFERENCE[chosen], set_priority=True):
+        with sdpa_kernel(backends, set_priority=True):
             yield
     except RuntimeError as error:
         if not _is_refusal(error):

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gen3r_core.errors import DeviceError
 from gen3r_core.models import flash4
-from gen3r_core.models.attention import AttentionKernel, active_kernel, attention, kernel_scope
+from gen3r_core.models.attention import AttentionKernel, active_kernel, attention, kernel_preferred, kernel_scope
 
 ON_A_CPU = (AttentionKernel.AUTO, AttentionKernel.FLASH, AttentionKernel.MATH)
 NOT_ON_A_CPU = (AttentionKernel.CUDNN, AttentionKernel.EFFICIENT)
@@ -99,6 +99,27 @@ def test_a_kernel_that_cannot_run_inside_of_diffusers():
     message = "attention kernel 'cudnn' cannot run here; choose another with --attention"
     with pytest.raises(DeviceError, match=message), kernel_scope("cudnn"):
         block(torch.zeros(1, 8, 1, 2, 2))
+
+
+@pytest.mark.parametrize("kernel", ON_A_CPU)
+def test_a_preferred_kernel(kernel):
+    inputs = tensors()
+    with kernel_preferred(kernel, torch.device("cpu")):
+        assert active_kernel() is kernel
+        found = attention(*inputs)
+        assert torch.backends.cuda.math_sdp_enabled()  # what it cannot run goes there
+        assert torch.backends.cuda.flash_sdp_enabled() is (kernel is not AttentionKernel.MATH)
+    assert float((found.double() - by_hand(*inputs)).abs().max()) < 1e-5
+    assert active_kernel() is AttentionKernel.AUTO
+
+
+@pytest.mark.parametrize("kernel", NOT_ON_A_CPU)
+def test_a_preference_that_is_none(kernel):
+    message = f"attention kernel '{kernel}' cannot run on a CPU; choose another with --attention"
+    with pytest.raises(DeviceError, match=message), kernel_preferred(kernel, torch.device("cpu")):
+        pass
+    with kernel_preferred(kernel, torch.device("cuda")):  # asks nothing of a GPU that is not there
+        assert float((attention(*tensors()).double() - by_hand(*tensors())).abs().max()) < 1e-5
 
 
 def test_other_errors_pass():

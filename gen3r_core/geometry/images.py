@@ -62,7 +62,7 @@ def resize_and_crop(images: Tensor, size: tuple[int, int]) -> tuple[Tensor, Imag
     scale = max(size[0] / from_size[0], size[1] / from_size[1])
     scaled_size = (max(size[0], round(from_size[0] * scale)), max(size[1], round(from_size[1] * scale)))
     corner = ((scaled_size[0] - size[0]) // 2, (scaled_size[1] - size[1]) // 2)
-    resized = center_crop(_stretch(images, scaled_size), size)
+    resized = center_crop(stretch(images, scaled_size), size)
     return resized, ImageResize(from_size, scaled_size, corner, size)
 
 
@@ -114,10 +114,11 @@ def fit_to_multiple(images: Tensor, multiple: int = 14, *, longest: int | None =
         raise InputError(f"images cannot be fitted to multiples of {multiple} with a longest side of {longest}")
     scale = 1.0 if longest is None else longest / max(from_size)
     height, width = (max(1, round(side * scale / multiple)) * multiple for side in from_size)
-    return _stretch(images, (height, width)), ImageResize(from_size, (height, width), (0, 0), (height, width))
+    return stretch(images, (height, width)), ImageResize(from_size, (height, width), (0, 0), (height, width))
 
 
-def _stretch(images: Tensor, size: tuple[int, int]) -> Tensor:
+def stretch(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images ``[N, 3, H, W]`` float in [0, 1] at ``(height, width)``, averaged where they get smaller."""
     if tuple(images.shape[2:]) == size:
         return images
     # Resampled in float32: half precision has no antialiased kernel on the CPU and would lose two bits.

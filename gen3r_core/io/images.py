@@ -99,6 +99,20 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
         Image.fromarray(image).save(partial, format="PNG", compress_level=1)
 
 
+def write_grey(path: Path, image: NDArray[np.uint8]) -> None:
+    """Writes how bright an image is as a JPEG file, well enough to find features in it.
+
+    Args:
+        path: file to write; its folder must exist.
+        image: ``[H, W, 3]`` uint8 RGB.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    with atomic_path(path) as partial:
+        Image.fromarray(image).convert("L").save(partial, format="JPEG", quality=95)
+
+
 def list_images(folder: Path) -> list[Path]:
     """The PNG and JPEG files of a folder in the order of their numbers.
 

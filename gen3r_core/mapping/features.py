@@ -22,7 +22,7 @@ __all__ = ["FeatureBook", "FeatureOptions", "Features", "find_features", "match_
 _SMALLEST = 16
 _CONTRAST, _EDGE = 0.005, 20
 """Lower and higher than usual: walls show little, and what matches wrongly is found out."""
-_KEPT = 512
+_KEPT = 128
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FeatureOptions:
         InputError: numbers make no sense.
     """
 
-    count: int = 800
+    count: int = 4000
     ratio: float = 0.85
 
     def __post_init__(self) -> None:
@@ -111,17 +111,28 @@ class FeatureBook:
     Args:
         image: gives a frame's image by its number.
         options: of features and matches.
+        size: ``(height, width)`` of the pixels that places are told in, where ``image`` gives finer ones; images that
+            are at hand are not looked at then.
     """
 
-    def __init__(self, image: Callable[[int], NDArray[np.uint8]], options: FeatureOptions | None = None) -> None:
-        self._image, self._options = image, options or FeatureOptions()
+    def __init__(
+        self,
+        image: Callable[[int], NDArray[np.uint8]],
+        options: FeatureOptions | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        self._image, self._options, self._size = image, options or FeatureOptions(), size
         self._features: OrderedDict[int, Features] = OrderedDict()
         self._matches: OrderedDict[tuple[int, int], NDArray[np.int64]] = OrderedDict()
 
     def features(self, frame: int, image: NDArray[np.uint8] | None = None) -> Features:
         """Of a frame; its image may be given, if it is at hand."""
         if frame not in self._features:
-            found = find_features(self._image(frame) if image is None else image, self._options)
+            picture = self._image(frame) if image is None or self._size is not None else image
+            found = find_features(picture, self._options)
+            if self._size is not None:
+                found = _told_in(found, picture.shape[:2], self._size)
             _remember(self._features, frame, found, _KEPT)
         self._features.move_to_end(frame)
         return self._features[frame]
@@ -132,6 +143,11 @@ class FeatureBook:
             found = match_features(self.features(first), self.features(second), self._options)
             _remember(self._matches, (first, second), found, 8 * _KEPT)
         return self._matches[first, second]
+
+
+def _told_in(found: Features, size: tuple[int, ...], wanted: tuple[int, int]) -> Features:
+    scale = np.array([wanted[1] / size[1], wanted[0] / size[0]])
+    return found._replace(pixels=(found.pixels + 0.5) * scale - 0.5)
 
 
 def _remember(book: OrderedDict[Any, Any], key: Any, value: Any, limit: int) -> None:

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from gen3r_core.errors import InputError
-from gen3r_core.geometry.images import ImageResize, fit_to_multiple, resize_and_crop
+from gen3r_core.geometry.images import ImageResize, fit_to_multiple, resize_and_crop, stretch
 from gen3r_core.geometry.poses import Array
 from gen3r_core.geometry.rectification import Rectification, rectify
 from gen3r_core.io.atomic import atomic_path, write_json_atomic
-from gen3r_core.io.images import read_image, write_image
+from gen3r_core.io.images import read_image, write_grey, write_image
 from gen3r_core.mapping.windows import SequenceFrame
 from gen3r_core.messages.cameras import CameraModel
 from gen3r_core.messages.problems import MessageError
@@ -33,6 +33,11 @@ from gen3r_core.recordings.shots import Shot, ShotReader
 __all__ = ["Keyframe", "Keyframes", "Preparer", "Sight", "select_keyframes"]
 
 _TABLE = "keyframes.json"
+_FINE = 640
+"""Pixels of the longer side of images in which features are looked for: their places are as exact as these are fine."""
+_FINE_SUFFIX = ".jpg"
+_WORTH = 1.2
+"""Times as fine as what the model sees is worth another file."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,35 @@ class Keyframe(NamedTuple):
     depth: bool
 
 
+class Prepared(NamedTuple):
+    """What :class:`Preparer` made of an image.
+
+    Attributes:
+        image: ``[H, W, 3]`` uint8 RGB.
+        fine: ``[H', W', 3]`` uint8 RGB, the same in more pixels; None where the camera has no more, or they were cut.
+        intrinsics: ``[3, 3]`` float64 of ``image``, the first pixel's corner at (0, 0), or None.
+        depth: ``[H, W]`` float32 metres, 0 where unknown, or None.
+    """
+
+    image: NDArray[np.uint8]
+    fine: NDArray[np.uint8] | None
+    intrinsics: Array | None
+    depth: NDArray[np.float32] | None
+
+
+def _bytes(images: torch.Tensor) -> NDArray[np.uint8]:
+    made: NDArray[np.uint8] = (images[0].permute(1, 2, 0) * 255).round().clamp(0, 255).byte().numpy()
+    return made
+
+
+def _fine(images: torch.Tensor, resized: ImageResize) -> NDArray[np.uint8] | None:
+    finer = min(_FINE, max(resized.from_size)) / max(resized.to_size)
+    if finer < _WORTH or resized.scaled_size != resized.to_size:
+        return None
+    height, width = (round(side * finer) for side in resized.to_size)
+    return _bytes(stretch(images, (height, width)))
+
+
 class Preparer:
     """Makes images what the model wants: without distortion, of one size for each camera.
 
@@ -80,15 +114,11 @@ class Preparer:
         self._sizes: dict[str, tuple[int, int]] = {}
         self._maps: dict[CameraModel, Rectification | None] = {}
 
-    def prepare(self, shot: Shot) -> tuple[NDArray[np.uint8], Array | None, NDArray[np.float32] | None]:
-        """An image, its intrinsics and its depth.
+    def prepare(self, shot: Shot) -> Prepared:
+        """An image with what is known of it.
 
         Args:
             shot: of the recording.
-
-        Returns:
-            ``[H, W, 3]`` uint8 RGB; ``[3, 3]`` float64 intrinsics, the first pixel's corner at (0, 0), or None; and
-            ``[H, W]`` float32 metres, 0 where unknown, or None.
 
         Raises:
             InputError: the picture is damaged.
@@ -105,10 +135,9 @@ class Preparer:
             self._sizes[shot.camera] = resized.to_size
         else:
             made, resized = resize_and_crop(images, wanted)
-        image = (made[0].permute(1, 2, 0) * 255).round().clamp(0, 255).byte().numpy()
         K = None if model is None else (model.intrinsics if lens is None else lens.intrinsics)
         intrinsics = None if K is None else resized.apply_to_intrinsics(torch.from_numpy(K)).numpy()
-        return image, intrinsics, self._depth(shot, lens, resized)
+        return Prepared(_bytes(made), _fine(images, resized), intrinsics, self._depth(shot, lens, resized))
 
     def _lens(self, model: CameraModel | None) -> Rectification | None:
         if model is None or not model.distortion_model:
@@ -170,6 +199,15 @@ class Keyframes:
             InputError: the file is damaged.
         """
         return read_image(self.folder / f"{number:06d}.png")
+
+    def fine(self, number: int) -> NDArray[np.uint8]:
+        """``[H', W', 3]`` uint8 RGB, in as many pixels as there are.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        path = self.folder / f"{number:06d}{_FINE_SUFFIX}"
+        return read_image(path) if path.exists() else self.image(number)
 
     def depth(self, number: int) -> NDArray[np.float32]:
         """``[H, W]`` float32 metres, 0 where unknown."""
@@ -239,6 +277,7 @@ def select_keyframes(
     if not shots.metric:
         # A robot that turns before a white wall shows nothing sharp; what it showed there holds the sequence together.
         chosen = replace(chosen, sharpness_wait_s=0.0)
+    matched = options.matches and not shots.metric
     selection = KeyframeSelection(shots, chosen)
     preparer = Preparer(sight)
     rows: list[dict[str, Any]] = []
@@ -247,13 +286,15 @@ def select_keyframes(
     monitor.report("select", 0, total)
     for shot in selection:
         try:
-            image, intrinsics, depth = preparer.prepare(shot)
+            image, fine, intrinsics, depth = preparer.prepare(shot)
         except InputError as error:
             broken["keyframes that cannot be decoded"] += 1
             selection.broken = selection.broken or f"image {shot.number} of {shot.camera}: {error}"
             continue
         number = len(rows)
         write_image(folder / f"{number:06d}.png", image)
+        if fine is not None and matched:
+            write_grey(folder / f"{number:06d}{_FINE_SUFFIX}", fine)
         if depth is not None:
             with atomic_path(folder / f"{number:06d}.npz") as partial:
                 np.savez_compressed(partial, depth=depth.astype(np.float16))
@@ -289,7 +330,7 @@ def _by_camera(folder: Path, rows: list[dict[str, Any]]) -> None:
     rows.sort(key=lambda row: cameras.index(row["camera"]))
     if len(cameras) == 1:
         return
-    for name in (".png", ".npz"):
+    for name in (".png", ".npz", _FINE_SUFFIX):
         for row in rows:
             path = folder / f"{row['file']:06d}{name}"
             if path.exists():

@@ -56,6 +56,17 @@ def test_a_book_looks_once():
     assert len(book.matches(3, 4)) > 100
 
 
+def test_finer_images_are_looked_at_and_places_told_in_the_usual_pixels():
+    picture = np.full((120, 160, 3), 40, np.uint8)
+    rows, columns = np.indices((120, 160))
+    picture[(rows - 61) ** 2 + (columns - 101) ** 2 <= 30] = 220
+    book = FeatureBook(lambda _: picture, size=(30, 80))
+    at = book.features(0, np.zeros((30, 80, 3), np.uint8)).pixels
+    wanted = (101.5 / 2 - 0.5, 61.5 / 4 - 0.5)
+    assert np.abs(at - wanted).max(axis=1).min() < 0.1
+    assert (at[:, 1] < 30).all()
+
+
 def test_what_cannot_be_used():
     with pytest.raises(InputError, match="uint8"):
         find_features(PICTURE[..., 0])

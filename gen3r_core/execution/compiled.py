@@ -6,11 +6,14 @@ same shape find it there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from gen3r_core.execution.graphs import compiled_alone
 
 OPTIONS: dict[str, str | int | bool | Any] = {"triton.multi_kernel": 1, "fx_graph_cache": False}
 """Norms over 1536 channels in one pass over memory where that is faster, which is tried: 3 % of a block on an H100.
@@ -25,17 +28,24 @@ class CompiledBlocks:
 
     Args:
         blocks: of one class.
-        backend: torch's name of a compiler.
+        backend: torch's name of a compiler, or the compiler.
     """
 
-    def __init__(self, blocks: Iterable[nn.Module], *, backend: str = "inductor") -> None:
+    def __init__(self, blocks: Iterable[nn.Module], *, backend: str | Callable[..., Any] = "inductor") -> None:
         self._blocks = list(blocks)
-        options = OPTIONS if backend == "inductor" else None
+        self._backend = backend
+        # By the shapes of arguments: torch limits the graphs of one function's code.
+        self._graphs: dict[Hashable, Callable[..., Any]] = {}
         for block in self._blocks:
-            compiled: Any = torch.compile(
-                block.forward, fullgraph=True, dynamic=False, backend=backend, options=options
-            )
-            block.forward = compiled
+            block.forward = partial(self._forward, block)
+
+    def _forward(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        leaves, structure = tree_flatten((args, kwargs))
+        key = (structure, *(leaf.shape if isinstance(leaf, Tensor) else leaf for leaf in leaves))
+        if key not in self._graphs:
+            options = OPTIONS if self._backend == "inductor" else None
+            self._graphs[key] = compiled_alone(type(block).forward, self._backend, options)
+        return self._graphs[key](block, *args, **kwargs)
 
     def remove(self) -> None:
         """Back to plain execution."""

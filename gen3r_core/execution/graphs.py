@@ -11,7 +11,9 @@ import torch._dynamo
 from torch import Tensor
 
 
-def compiled_alone(function: Callable[..., Any], backend: str | Callable[..., Any]) -> Callable[..., Any]:
+def compiled_alone(
+    function: Callable[..., Any], backend: str | Callable[..., Any], options: dict[str, Any] | None = None
+) -> Callable[..., Any]:
     """A function compiled without graph breaks, whose graphs count for nobody else.
 
     torch limits the graphs of one function's code, over all that share it; a copy has code of its own.
@@ -19,13 +21,16 @@ def compiled_alone(function: Callable[..., Any], backend: str | Callable[..., An
     Args:
         function: plain, or a bound method.
         backend: torch's name of a compiler, or the compiler.
+        options: of the compiler.
     """
     plain: Any = function.__func__ if isinstance(function, MethodType) else function
-    copy: Any = FunctionType(plain.__code__.replace(), plain.__globals__, plain.__name__, None, plain.__closure__)
+    copy: Any = FunctionType(
+        plain.__code__.replace(), plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__
+    )
     copy.__kwdefaults__ = plain.__kwdefaults__
     if isinstance(function, MethodType):
         copy = MethodType(copy, function.__self__)
-    compiled: Callable[..., Any] = torch.compile(copy, fullgraph=True, dynamic=False, backend=backend)
+    compiled: Callable[..., Any] = torch.compile(copy, fullgraph=True, dynamic=False, backend=backend, options=options)
     return compiled
 
 

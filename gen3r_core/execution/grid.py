@@ -34,8 +34,8 @@ def speed_up(
     Args:
         pipeline: changed until the result is called.
         channels_last: reorder the convolutions of video VAE and geometry adapter.
-        compiled: compile the blocks of the transformer, of VGGT and of its image encoder, and its dense heads, and run
-            both autoencoders on fused blocks; all convolutions are reordered.
+        compiled: compile the blocks of the transformer and of VGGT, of its image encoder and its heads, and run both
+            autoencoders on fused blocks; all convolutions are reordered.
         backend: torch's name of a compiler.
 
     Returns:
@@ -47,8 +47,8 @@ def speed_up(
     if channels_last or compiled:
         put_on.append(ChannelsLast([*autoencoders, *(heads if compiled else ())]))
     if compiled:
-        encoder = vggt.aggregator.patch_embed.blocks
-        groups = (blocks_of(pipeline.transformer), blocks_of(vggt), encoder)
+        encoder, camera_head = vggt.aggregator.patch_embed.blocks, vggt.camera_head.trunk
+        groups = (blocks_of(pipeline.transformer), blocks_of(vggt), encoder, camera_head)
         put_on += [CompiledBlocks(blocks, backend=backend) for blocks in groups]
         put_on.append(FusedVideoVAE(pipeline.video_vae, backend=backend))
         put_on.append(FusedGeometryAdapter(pipeline.geometry_adapter, backend=backend))

@@ -18,6 +18,7 @@ from gen3r_core.execution.plan import empty_networks
 from gen3r_core.execution.step_cache import ResidualCache
 from gen3r_core.execution.weights import EightBitLinear, EightBitWeights, multiplies_fp8
 from gen3r_core.models.attention import kernel_scope
+from gen3r_core.models.vggt.blocks import Block
 from gen3r_core.progress import JobMonitor
 from gen3r_core.schedulers import SOLVERS, FlowSolver
 from gen3r_core.sizes import SIZES
@@ -156,6 +157,19 @@ def test_vggt_compiles_to_few_graphs(pipeline, job, graphs):
             assert len(found) == 2  # within frames, and across them
     finally:
         compiled.remove()
+
+
+def test_any_number_of_shapes(graphs):
+    """torch refuses the ninth graph of one function's code; a robot's windows are of many lengths."""
+    found, backend = graphs
+    blocks = [Block(16, 2) for _ in range(2)]
+    compiled = CompiledBlocks(blocks, backend=backend)
+    with torch.no_grad():
+        for length in range(2, 14):
+            for block in blocks:
+                block(torch.zeros(1, length, 16))
+    assert len(found) == 12
+    compiled.remove()
 
 
 def test_a_graph_break_is_an_error(graphs):

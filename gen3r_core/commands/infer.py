@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,10 +127,12 @@ def run(args: argparse.Namespace) -> int:
         print(plan.words())
         limit_memory(device, args.memory_budget)
         level = plan.level
+    start = time.perf_counter()
     with loading_bar() as progress:
         pipeline = Gen3RPipeline.from_pretrained(
             checkpoint, device=device, dtype=dtype, prompts=prompts, progress=progress, level=level
         )
+    loading = time.perf_counter() - start
     if args.compile:
         speed_up(pipeline, channels_last=False, compiled=True)
     pipeline.shared = join(device)
@@ -137,12 +140,17 @@ def run(args: argparse.Namespace) -> int:
         if not is_first():  # its share of the work; the first process writes
             pipeline.generate(job, sampling)
             return 0
-        _generate(args, pipeline, job, sampling, dtype)
+        _generate(args, pipeline, job, sampling, dtype, loading)
     return 0
 
 
 def _generate(
-    args: argparse.Namespace, pipeline: Gen3RPipeline, job: Job, sampling: Sampling, dtype: torch.dtype
+    args: argparse.Namespace,
+    pipeline: Gen3RPipeline,
+    job: Job,
+    sampling: Sampling,
+    dtype: torch.dtype,
+    loading: float,
 ) -> None:
     from tqdm import tqdm
 
@@ -185,7 +193,7 @@ def _generate(
             "dtype": str(dtype).removeprefix("torch."),
             "remove_far_points": args.remove_far_points,
             "versions": describe_machine(pipeline.device),
-            "seconds": {name: round(value, 4) for name, value in monitor.seconds.items()},
+            "seconds": {name: round(value, 4) for name, value in {"load": loading, **monitor.seconds}.items()},
         }
         write_scene(args.output_dir, scene, facts, remove_far=args.remove_far_points, report=writing)
         bar.set_description("done")

@@ -18,6 +18,8 @@ from rclpy.executors import Executor
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
+from gen3r_ros.leftovers import remove_leftovers
+
 _PATIENCE_SECONDS = 0.1
 _TWICE_SECONDS = 1.0
 """One Ctrl-C may come twice: from the terminal, and from `ros2 launch`, which got it as well."""
@@ -62,10 +64,13 @@ def check_command_line(program: str, description: str, arguments: Sequence[str] 
 def ros_context(arguments: Sequence[str] | None = None) -> Iterator[None]:
     """Initialise rclpy, without its signal handlers, and shut it down again; the signals' handlers are as before then.
 
+    Shared memory that killed processes have left behind is given back first.
+
     Args:
         arguments: of the command line, ROS's among them; None takes those of this process.
     """
     before = {number: signal.getsignal(number) for number in _SIGNALS}
+    remove_leftovers()
     rclpy.init(args=None if arguments is None else list(arguments), signal_handler_options=SignalHandlerOptions.NO)
     try:
         yield

@@ -14,7 +14,7 @@ from gen3r_core.execution.placement import Placement
 from gen3r_core.execution.plan import GIB, limit_memory, plan_model
 from gen3r_core.execution.weights import EightBitLinear, multiplies_fp8
 from gen3r_core.jobs import Sampling
-from gen3r_core.sizes import random_pipeline
+from gen3r_core.sizes import named_config, random_component, random_pipeline
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -32,6 +32,25 @@ def on_gpu():
 @pytest.fixture(scope="module")
 def expected(on_gpu, job, sampling):
     return on_gpu.generate(job, sampling)
+
+
+def test_short_prompts_are_as_long_ones():
+    """In float32, 24 layers of a quarter of the full width: what is left out by the mask changes nothing."""
+    widths = {"hidden_size": 1024, "intermediate_size": 2560, "num_heads": 16, "attention_size": 1024}
+    draw = torch.Generator(device=CUDA).manual_seed(0)
+    config = named_config("full", "text_encoder", widths)
+    encoder = random_component("text_encoder", config, device=CUDA, dtype=torch.float32, generator=draw)
+    prompts = [[5, 900, 17, 1], [30, 4, 1]]
+    padded = torch.zeros(2, 512, dtype=torch.int64, device=CUDA)
+    mask = torch.zeros_like(padded)
+    for row, ids in enumerate(prompts):
+        padded[row, : len(ids)] = torch.tensor(ids, device=CUDA)
+        mask[row, : len(ids)] = 1
+    with torch.no_grad():
+        long = encoder(padded, mask)
+        for row, short in enumerate(encoder.embed(prompts, text_len=512)):
+            expected = long[row, : len(prompts[row])]
+            assert float((short - expected).norm() / expected.norm()) < 1e-3
 
 
 @pytest.mark.parametrize("index", [1, 2])

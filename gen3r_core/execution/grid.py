@@ -27,7 +27,7 @@ PipelineOf = Callable[[Level], Gen3RPipeline]
 
 
 def speed_up(
-    pipeline: Gen3RPipeline, *, channels_last: bool, compiled: bool, backend: str = "inductor"
+    pipeline: Gen3RPipeline, *, channels_last: bool, compiled: bool, vggt: bool = True, backend: str = "inductor"
 ) -> Callable[[], None]:
     """Put exact speed-ups on a pipeline.
 
@@ -36,19 +36,21 @@ def speed_up(
         channels_last: reorder the convolutions of video VAE and geometry adapter.
         compiled: compile the blocks of the transformer and of VGGT, of its image encoder and its heads, and run both
             autoencoders on fused blocks; all convolutions are reordered.
+        vggt: compile its blocks and heads too, one graph for each number of views.
         backend: torch's name of a compiler.
 
     Returns:
         what takes them off again.
     """
-    vggt, autoencoders = pipeline.vggt, [pipeline.video_vae, pipeline.geometry_adapter]
-    heads = [vggt.depth_head, vggt.point_head]
+    network, autoencoders = pipeline.vggt, [pipeline.video_vae, pipeline.geometry_adapter]
+    heads = [network.depth_head, network.point_head] if compiled and vggt else []
     put_on: list[CompiledBlocks | CompiledHeads | ChannelsLast | FusedVideoVAE | FusedGeometryAdapter] = []
     if channels_last or compiled:
-        put_on.append(ChannelsLast([*autoencoders, *(heads if compiled else ())]))
+        put_on.append(ChannelsLast([*autoencoders, *heads]))
     if compiled:
-        encoder, camera_head = vggt.aggregator.patch_embed.blocks, vggt.camera_head.trunk
-        groups = (blocks_of(pipeline.transformer), blocks_of(vggt), encoder, camera_head)
+        groups = [blocks_of(pipeline.transformer)]
+        if vggt:
+            groups += [blocks_of(network), [*network.aggregator.patch_embed.blocks], [*network.camera_head.trunk]]
         put_on += [CompiledBlocks(blocks, backend=backend) for blocks in groups]
         put_on.append(FusedVideoVAE(pipeline.video_vae, backend=backend))
         put_on.append(FusedGeometryAdapter(pipeline.geometry_adapter, backend=backend))

@@ -58,10 +58,11 @@ def load_pipeline(options: WorkerOptions, report: Report) -> tuple[Gen3RPipeline
     if options.random_size is not None:
         from gen3r_core.sizes import random_pipeline
 
-        name = f"random-{options.random_size}"
+        name, guidance = f"random-{options.random_size}", Sampling().guidance
         pipeline = random_pipeline(options.random_size, device=device, dtype=dtype, level=level)
     else:
         checkpoint = open_checkpoint(options.checkpoint)
+        guidance = float(checkpoint.defaults["guidance"])
         name = PACKAGED if checkpoint.root == packaged_folder() else checkpoint.root.name
         prompts = PromptCache.load(options.prompts) if options.prompts else None
         pipeline = Gen3RPipeline.from_pretrained(
@@ -72,6 +73,9 @@ def load_pipeline(options: WorkerOptions, report: Report) -> tuple[Gen3RPipeline
             level=level,
             progress=component_progress(checkpoint, report, leave_out="text_encoder" if options.prompts else None),
         )
+    if options.compiled:
+        report(1.0, "compiling")
+        compile_pipeline(pipeline, guidance)
     weights = pipeline.transformer.patch_embedding.weight
     networks = [pipeline.transformer, pipeline.video_vae, pipeline.geometry_adapter, pipeline.vggt]
     count = sum(parameter.numel() for network in networks for parameter in network.parameters())
@@ -84,6 +88,28 @@ def load_pipeline(options: WorkerOptions, report: Report) -> tuple[Gen3RPipeline
         parameters=count,
     )
     return pipeline, facts
+
+
+def compile_pipeline(pipeline: Gen3RPipeline, guidance: float, *, backend: str = "inductor") -> None:
+    """Put compiled networks in place and have them compiled, by a prediction of two steps.
+
+    Windows of keyframes are of any number of views, each a shape of its own, so VGGT stays as it is.
+
+    Args:
+        pipeline: as it was loaded.
+        guidance: of the predictions to come: one branch and two are different shapes.
+        backend: torch's name of a compiler.
+    """
+    import torch
+
+    from gen3r_core.conditioning import Task
+    from gen3r_core.execution.grid import speed_up
+    from gen3r_core.jobs import Job, Sampling
+
+    speed_up(pipeline, channels_last=False, compiled=True, vggt=False, backend=backend)
+    text = torch.zeros(1, pipeline.transformer.config.text_dim)  # there may be no text encoder
+    job = Job(torch.zeros(2, 3, *pipeline.image_size), Task.TWO_VIEW, prompt=text, cameras="zoom_in")
+    pipeline.generate(job, Sampling(steps=2, guidance=guidance, negative_prompt=text))
 
 
 def component_progress(

@@ -24,6 +24,7 @@ class WorkerOptions:
             checkpoint, to try things without one.
         prompts: file of ``gen3r embed-prompts``; with it the text encoder is not loaded.
         memory_budget: GiB that may be used on the device, see ``gen3r plan``; None takes what a job needs.
+        compiled: compile the networks for predicted views, of the model's own size, when the model is loaded.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         dtype: "auto", "fp32", "bf16" or "fp16".
         threads: of torch on the CPU; None takes :func:`spare_cores`.
@@ -43,6 +44,7 @@ class WorkerOptions:
     random_size: str | None = None
     prompts: str | Path | None = None
     memory_budget: float | None = None
+    compiled: bool = False
     device: str = "auto"
     dtype: str = "auto"
     threads: int | None = None

@@ -104,6 +104,8 @@ def test_every_parameter_is_declared_with_a_text_and_its_default(client):
 def test_what_the_inference_process_is_told(client):
     own = declare(client.node)
     assert own.worker.memory_budget is None
+    assert own.worker.compiled is False
+    assert replace(own, compile=True).worker.compiled is True
     told = replace(own, memory_budget_gib=1.5, threads=3, prompts="a.safetensors", checkpoint="random:tiny").worker
     assert (told.memory_budget, told.threads, told.prompts) == (1.5, 3, "a.safetensors")
     assert (told.checkpoint, told.random_size) == (None, "tiny")

@@ -5,14 +5,17 @@ import errno
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from lively import lively_pipeline
 from serving_jobs import pictures, prediction, reconstruction
 
+from gen3r_core.conditioning import Task
 from gen3r_core.errors import CancelledError, CheckpointError, DeviceError, InputError, OutOfMemoryError
+from gen3r_core.jobs import Job, Sampling
 from gen3r_core.prompts import PromptCache
 from gen3r_core.serving.codes import ErrorCode
 from gen3r_core.serving.engine import Engine, choose_pixels
-from gen3r_core.serving.loading import load_pipeline
+from gen3r_core.serving.loading import compile_pipeline, load_pipeline
 from gen3r_core.serving.options import WorkerOptions
 from gen3r_core.serving.requests import Cameras, CloudOptions, ReconstructRequest
 from gen3r_core.serving.stops import StopPoints
@@ -32,6 +35,27 @@ def run(engine, request, wanted=lambda: True):
 
 
 # --- progress and stopping -------------------------------------------------------------------------------
+
+
+def test_compiling_leaves_vggt_and_nothing_to_compile_later():
+    pipeline = lively_pipeline()
+    graphs = []
+
+    def backend(module, _inputs):
+        graphs.append(module)
+        return module.forward
+
+    torch._dynamo.reset()
+    compile_pipeline(pipeline, 1.0, backend=backend)
+    count = len(graphs)
+    assert count > 3
+    images = torch.zeros(2, 3, *pipeline.image_size)
+    pipeline.generate(Job(images, Task.TWO_VIEW, prompt="a", cameras="zoom_in"), Sampling(steps=3, guidance=1.0))
+    pipeline.reconstruct(torch.zeros(3, 3, *pipeline.image_size))
+    assert len(graphs) == count
+    assert "forward" not in vars(pipeline.vggt.aggregator.frame_blocks[0])
+    assert "forward" in vars(pipeline.transformer.blocks[0])
+    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("frames", [1, 9])

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pytest
 from lively import lively_pipeline
 
 from gen3r_core.conditioning import Task
@@ -10,6 +11,7 @@ from gen3r_core.execution.grid import speed_up
 from gen3r_core.jobs import Sampling
 
 
+@pytest.mark.slow
 def test_speed_ups_beside_a_kernel():
     pipeline = lively_pipeline()
     sampling = Sampling(steps=2, num_frames=5)

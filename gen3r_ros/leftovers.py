@@ -18,12 +18,11 @@ _YOUNG_SECONDS = 60.0
 """A segment may be so young that its process has not locked it yet."""
 
 
-def remove_leftovers(folder: Path = FOLDER, *, older_than_s: float = _YOUNG_SECONDS) -> int:
+def remove_leftovers(folder: Path = FOLDER) -> int:
     """Remove segments whose processes are gone; those of other users stay.
 
     Args:
         folder: where they are.
-        older_than_s: seconds since the lock's file was last changed.
 
     Returns:
         bytes of memory that were freed.
@@ -31,14 +30,14 @@ def remove_leftovers(folder: Path = FOLDER, *, older_than_s: float = _YOUNG_SECO
     freed = 0
     for lock in folder.glob("fastdds_*_el"):
         if _LOCK.fullmatch(lock.name):
-            freed += _remove(lock, older_than_s)
+            freed += _remove(lock)
     return freed
 
 
-def _remove(lock: Path, older_than_s: float) -> int:
+def _remove(lock: Path) -> int:
     segment = lock.with_name(lock.name.removesuffix("_el"))
     try:
-        if time.time() - lock.stat().st_mtime < older_than_s:
+        if time.time() - lock.stat().st_mtime < _YOUNG_SECONDS:
             return 0
         with lock.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

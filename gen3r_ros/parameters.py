@@ -34,7 +34,7 @@ PARAMETERS = {
     "dtype": Declared("auto", "of the weights", values=("auto", "fp32", "bf16", "fp16")),
     "memory_budget_gib": Declared(0.0, "GiB of the device that may be used (`gen3r plan` tells what they suffice "
                                   "for); 0: as much as a job needs", 0.0, 4096.0),
-    "compile": Declared(False, "compile the networks for predicted views: a GPU then takes a quarter less time; "
+    "compile": Declared(False, "compile the networks for predicted views, for which a GPU then takes less time; "
                         "loading takes a minute or two longer, as does the first prediction of another size"),
     "threads": Declared(0, "processor cores for inference; 0: all but one", 0, 1024),
     "niceness": Declared(10, "of the inference process, so that callbacks come first", 0, 19),

@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
     processes()
+    if args.differences and args.tasks[0] == "vggt":
+        raise InputError("--differences compares latents, which --tasks vggt has none of; name another task")
     if args.kernels:
         return _kernels(device, dtype, args.repeats)
     checkpoint = None if args.checkpoint is None else open_checkpoint(args.checkpoint)

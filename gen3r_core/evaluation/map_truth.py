@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3r_core.errors import InputError
+from gen3r_core.geometry.pixels import points_of_pixels
 from gen3r_core.geometry.poses import Array
 from gen3r_core.geometry.sim3 import Sim3
 from gen3r_core.worlds.camera import WorldCamera
@@ -157,7 +158,7 @@ def _covered(camera: WorldCamera, poses: Array, cloud: Array) -> float | None:
         depth, K = camera.picture(T).depth.astype(np.float64), camera.intrinsics
         v, u = np.nonzero((depth > 0) & (depth < _FAR_M))
         z = depth[v, u]
-        local = np.stack([(u + 0.5 - K[0, 2]) / K[0, 0] * z, (v + 0.5 - K[1, 2]) / K[1, 1] * z, z], axis=1)
+        local = points_of_pixels(u + 0.5, v + 0.5, z, K)
         seen.append(local @ T[:3, :3].T + T[:3, 3])
     far, _ = cKDTree(cloud).query(np.concatenate(seen), distance_upper_bound=_NEAR_M)
     return float(np.isfinite(far).mean())

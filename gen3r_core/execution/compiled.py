@@ -16,9 +16,8 @@ from torch.utils._pytree import tree_flatten
 from gen3r_core.execution.graphs import compiled_alone
 
 OPTIONS: dict[str, str | int | bool | Any] = {"triton.multi_kernel": 1, "fx_graph_cache": False}
-"""Norms over 1536 channels in one pass over memory where that is faster, which is tried: 3 % of a block on an H100.
-Graphs with such a choice cannot be read back from torch's cache on disk (torch 2.11: a TypeError from ``load_cache``);
-their kernels can."""
+"""Norms over 1536 channels in one pass over memory where that is faster, which is tried. Graphs with such a choice
+cannot be read back from torch's cache on disk (torch 2.11: a TypeError from ``load_cache``); their kernels can."""
 
 
 class CompiledBlocks:

@@ -15,10 +15,8 @@ from gen3r_core.models.attention import AttentionKernel
 from gen3r_core.pipeline import Gen3RPipeline
 from gen3r_core.progress import Callback
 
-PlainKernels = tuple[AttentionKernel, ...]
-
-ON_A_GPU: PlainKernels = (AttentionKernel.CUDNN, AttentionKernel.FLASH, AttentionKernel.EFFICIENT)
-ON_A_CPU: PlainKernels = (AttentionKernel.FLASH, AttentionKernel.MATH)
+_ON_A_GPU = (AttentionKernel.CUDNN, AttentionKernel.FLASH, AttentionKernel.EFFICIENT)
+_ON_A_CPU = (AttentionKernel.FLASH, AttentionKernel.MATH)
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def measure_differences(
     def latents(kernel: AttentionKernel) -> Tensor:
         return record(pipeline, task, replace(sampling, attention=kernel), callback).latents[-1]
 
-    first, *others = ON_A_GPU if pipeline.device.type == "cuda" else ON_A_CPU
+    first, *others = _ON_A_GPU if pipeline.device.type == "cuda" else _ON_A_CPU
     plain = latents(first)
     kernels = {kernel.value: _distance(latents(kernel), plain) for kernel in others}
     speed_up()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3r_core.errors import InputError
+from gen3r_core.geometry.pixels import points_of_pixels
 from gen3r_core.geometry.poses import Array, invert_poses
 from gen3r_core.mapping.loops import seen_in
 from gen3r_core.mapping.windows import Window, WindowStore
@@ -90,7 +91,7 @@ class PlacedView(NamedTuple):
         """World points ``[M, 3]``, colours and weights of the trusted pixels."""
         v, u = np.nonzero(self.depth)
         z, K, T = self.depth[v, u].astype(np.float64), self.intrinsics, self.T_world_cam
-        local = np.stack([(u - K[0, 2]) / K[0, 0] * z, (v - K[1, 2]) / K[1, 1] * z, z], axis=-1)
+        local = points_of_pixels(u, v, z, K)
         return local @ T[:3, :3].T + T[:3, 3], self.colors[v, u], self.confidence[v, u]
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3r_core.errors import InputError
+from gen3r_core.geometry.pixels import points_of_pixels
 from gen3r_core.geometry.poses import Array, invert_poses
 from gen3r_core.mapping.bundle import Adjusted, BundleOptions, Sights, adjust, project, without_outliers
 from gen3r_core.mapping.features import FeatureBook
@@ -170,11 +171,10 @@ class _Views:
         frames = window.frames.tolist()
         self.features = [book.features(frame, window.colors[place]) for place, frame in enumerate(frames)]
         self.depth = [depth_at(window, place, one.pixels) for place, one in enumerate(self.features)]
-        self.local = []
-        for one, depth, K in zip(self.features, self.depth, window.intrinsics, strict=True):
-            rays = np.stack([(one.pixels[:, 0] - K[0, 2]) / K[0, 0], (one.pixels[:, 1] - K[1, 2]) / K[1, 1],
-                             np.ones(len(depth))], axis=1)  # fmt: skip
-            self.local.append(rays * depth[:, None])
+        self.local = [
+            points_of_pixels(one.pixels[:, 0], one.pixels[:, 1], depth, K)
+            for one, depth, K in zip(self.features, self.depth, window.intrinsics, strict=True)
+        ]
 
     def pair(self, first: int, second: int, book: FeatureBook, options: MatchOptions) -> _Pair | None:
         """Matches of two views that fit one motion, by the first one's depth."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3r_core.errors import InputError
+from gen3r_core.geometry.pixels import points_of_pixels
 from gen3r_core.geometry.poses import Array, invert_poses
 from gen3r_core.geometry.sim3 import Sim3
 from gen3r_core.mapping.bundle import project
@@ -175,9 +176,8 @@ def _gathered(pair: Candidate, windows: tuple[Window, Window], book: FeatureBook
 def _world(window: Window, view: NDArray[np.int64], pixel: Array, depth: Array) -> Array:
     """``[M, 3]`` points in the window's world."""
     K, T = window.intrinsics[view], window.T_window_cam[view]
-    rays = np.stack([(pixel[:, 0] - K[:, 0, 2]) / K[:, 0, 0], (pixel[:, 1] - K[:, 1, 2]) / K[:, 1, 1],
-                     np.ones(len(depth))], axis=1)  # fmt: skip
-    return np.asarray((T[:, :3, :3] @ (rays * depth[:, None])[:, :, None])[..., 0] + T[:, :3, 3])
+    local = points_of_pixels(pixel[:, 0], pixel[:, 1], depth, K)
+    return np.asarray((T[:, :3, :3] @ local[:, :, None])[..., 0] + T[:, :3, 3])
 
 
 def _first_guess(

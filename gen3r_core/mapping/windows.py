@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3r_core.errors import InputError
+from gen3r_core.geometry.pixels import points_of_pixels
 from gen3r_core.geometry.poses import Array
 from gen3r_core.io.atomic import atomic_path, output_error, write_json_atomic
 from gen3r_core.progress import JobMonitor
@@ -140,8 +141,8 @@ class Window:
         """``[h, w, 3]`` every ``step``-th pixel's point in the camera's own frame, units of the window."""
         depth = self.depth[place, ::step, ::step].astype(np.float64)
         K = self.intrinsics[place]
-        v, u = np.indices(depth.shape) * step
-        return np.stack([(u - K[0, 2]) / K[0, 0] * depth, (v - K[1, 2]) / K[1, 1] * depth, depth], axis=-1)
+        pixels = step * np.indices(depth.shape)
+        return points_of_pixels(pixels[1], pixels[0], depth, K)
 
 
 _FIELDS = ("frames", "stamps", "colors", "depth", "confidence", "T_window_cam", "intrinsics", "features")

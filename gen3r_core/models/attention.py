@@ -26,7 +26,7 @@ class AttentionKernel(StrEnum):
 
     ``AUTO`` prefers FlashAttention-4 where it is installed, the GPU can run it and the sequence is long (see
     :mod:`gen3r_core.models.flash4`), then cuDNN, then FlashAttention-2, then the memory-efficient kernel, then plain
-    mathematics: measured on an H100 at Gen3R's size (31,850 tokens, head size 128), they run at 682, 564 and 366
+    mathematics: measured on an H100 at Gen3R's size (``gen3r bench --kernels``), they run at 674, 639 and 354
     TFLOP/s. ``FLASH4`` is ``AUTO`` that refuses to do without the first. A CPU has its own ``FLASH`` and ``MATH``, and
     none of the others.
     """

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gen3r_core.errors import InputError
+from gen3r_core.geometry.pixels import points_of_pixels
 from gen3r_core.geometry.poses import Array, invert_poses
 from gen3r_core.io.atomic import atomic_path
 from gen3r_core.mapping.fusion import PlacedView
@@ -142,7 +143,7 @@ def confirmed(view: PlacedView, masks: Path, number: int) -> PlacedView:
 def _agreed(view: PlacedView, others: Sequence[PlacedView], options: ConfirmOptions) -> NDArray[np.bool_]:
     rows, columns = np.nonzero(view.depth)
     z, K, T = view.depth[rows, columns].astype(np.float64), view.intrinsics, view.T_world_cam
-    local = np.stack([(columns - K[0, 2]) / K[0, 0] * z, (rows - K[1, 2]) / K[1, 1] * z, z], axis=1)
+    local = points_of_pixels(columns, rows, z, K)
     points = local @ T[:3, :3].T + T[:3, 3]
     looked, agreed = np.zeros(len(points), dtype=np.int64), np.zeros(len(points), dtype=np.int64)
     for other in others:

@@ -206,8 +206,14 @@ class Keyframes:
         Raises:
             InputError: the file is damaged.
         """
-        path = self.folder / f"{number:06d}{_FINE_SUFFIX}"
-        return read_image(path) if path.exists() else self.image(number)
+        return read_image(self._fine(number)) if self.has_fine(number) else self.image(number)
+
+    def has_fine(self, number: int) -> bool:
+        """Whether there are more pixels of it than the model sees."""
+        return self._fine(number).exists()
+
+    def _fine(self, number: int) -> Path:
+        return self.folder / f"{number:06d}{_FINE_SUFFIX}"
 
     def depth(self, number: int) -> NDArray[np.float32]:
         """``[H, W]`` float32 metres, 0 where unknown."""

@@ -184,6 +184,8 @@ class _Run:
     @staticmethod
     def _book(keyframes: Keyframes, camera: str) -> FeatureBook:
         numbers = keyframes.of(camera)
+        if not keyframes.has_fine(numbers[0]):
+            return FeatureBook(lambda frame: keyframes.image(numbers[frame]))
         size = keyframes.image(numbers[0]).shape[:2]
         return FeatureBook(lambda frame: keyframes.fine(numbers[frame]), size=(size[0], size[1]))
 

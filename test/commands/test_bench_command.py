@@ -31,6 +31,9 @@ def test_what_cannot_be_timed(tmp_path):
     assert done.code == 1
     assert "attention kernel 'cudnn' cannot run" in done.err
     assert "Traceback" not in done.err
+    done = gen3r("bench", "--differences", "--tasks", "vggt")
+    assert done.code == 1
+    assert "--differences compares latents" in done.err
     done = gen3r("bench", "--tasks", "3view")
     assert done.code == 2
     done = gen3r("bench", "--tasks", "vggt", "--num_frames", "1", "--repeats", "1", "--warmup", "0",

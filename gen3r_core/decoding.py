@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
+from gen3r_core.conditioning import Task
 from gen3r_core.execution.placement import Placement
+from gen3r_core.execution.stages import run_stage
 from gen3r_core.geometry.cameras import decode_pose_encoding
-from gen3r_core.geometry.rigid import homogeneous
+from gen3r_core.geometry.rigid import compose, homogeneous, invert_rigid
 from gen3r_core.geometry.unprojection import depth_mask, unproject_depth
+from gen3r_core.geometry_source import GeometrySource
 from gen3r_core.models.geometry_adapter import GeometryAdapter
 from gen3r_core.models.vggt import VGGT, VGGTPrediction
 from gen3r_core.models.vggt.tokens import unpack_tokens
 from gen3r_core.models.video_vae import decode_video
+from gen3r_core.progress import JobMonitor
 from gen3r_core.scene import Scene
 
 SMALLEST_FOV = 1e-3
@@ -47,12 +53,26 @@ def decode_geometry(
         latents: ``[1, C, f, h, w]`` float32.
         size: ``(height, width)`` in pixels.
     """
-    with placement.using(geometry_adapter=adapter):
-        tokens = adapter.decode(latents)
-    layers = unpack_tokens(tokens, vggt.special_tokens, num_layers=len(vggt.config.layers))
-    del tokens
+    layers = _layers(placement, adapter, vggt, latents)
     with placement.using(vggt=vggt):
         return vggt.decode(layers, size, frames_per_chunk=placement.level.frames_per_chunk)
+
+
+def decode_cameras(
+    placement: Placement, adapter: GeometryAdapter, vggt: VGGT, latents: Tensor, size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Of :func:`decode_geometry` only the pose encoding ``[1, F, 9]`` and the depth ``[1, F, H, W]``, float32."""
+    layers = _layers(placement, adapter, vggt, latents)
+    with placement.using(vggt=vggt):
+        depth, _ = vggt.predict_depth(layers, size, frames_per_chunk=placement.level.frames_per_chunk)
+        return vggt.predict_cameras(layers)[-1], depth
+
+
+def _layers(placement: Placement, adapter: GeometryAdapter, vggt: VGGT, latents: Tensor) -> list[Tensor]:
+    """What VGGT's heads read, from the geometry half of one clip's latents."""
+    with placement.using(geometry_adapter=adapter):
+        tokens = adapter.decode(latents)
+    return unpack_tokens(tokens, vggt.special_tokens, num_layers=len(vggt.config.layers))
 
 
 def decode_colors(placement: Placement, video_vae: AutoencoderKLWan, latents: Tensor) -> Tensor:
@@ -67,6 +87,108 @@ def predict_geometry(placement: Placement, vggt: VGGT, images: Tensor) -> VGGTPr
     with placement.using(vggt=vggt):
         prediction: VGGTPrediction = vggt(images[None], frames_per_chunk=placement.level.frames_per_chunk)
     return prediction
+
+
+def fit_to_latents(prediction: VGGTPrediction, encoding: Tensor, depth: Tensor) -> VGGTPrediction:
+    """What VGGT says of frames, with the cameras and in the unit of the latents that the frames were generated with.
+
+    VGGT has a unit of its own for each clip, and its cameras know nothing of the path that was asked for; those of the
+    latents follow it. One scale brings the depth to the latents' unit: the median, over all pixels, of the latents'
+    depth over VGGT's. Each frame's points keep their place before the camera.
+
+    Args:
+        prediction: of the frames, one clip.
+        encoding: ``[1, F, 9]`` float32 pose encoding of the latents, as :class:`VGGTPrediction` has it.
+        depth: ``[1, F, H, W]`` float32 depth of the latents, scene units.
+
+    Returns:
+        the prediction in the latents' world and scene units.
+    """
+    size = (int(depth.shape[-2]), int(depth.shape[-1]))
+    scale = (depth / prediction.depth).nanmedian()
+    own, _ = decode_pose_encoding(plausible_encoding(prediction.pose_encoding), size)
+    wanted, _ = decode_pose_encoding(plausible_encoding(encoding), size)
+    T_own_world = homogeneous(own)
+    T_own_world = torch.cat([T_own_world[..., :3, :] * scale, T_own_world[..., 3:, :]], dim=-2)
+    moves = compose(invert_rigid(wanted), T_own_world)
+    points = torch.empty_like(prediction.points)
+    for axis in range(3):  # sums of products: a matrix product may run in TF32
+        row = moves[..., axis, None, None, :]
+        points[..., axis] = (prediction.points * row[..., :3]).sum(dim=-1) + row[..., 3]
+    return VGGTPrediction(
+        encoding,
+        prediction.depth * scale,
+        prediction.depth_confidence,
+        points,
+        prediction.points_confidence,
+        (encoding,),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """From the latents of a clip to its scene.
+
+    Attributes:
+        placement: of the networks.
+        video_vae: from the appearance half to colours.
+        adapter: from the geometry half to VGGT's tokens.
+        vggt: whose heads read the tokens; for geometry of the frames it also reads these.
+        source: where the geometry comes from.
+        limit_depth: see :func:`gen3r_core.geometry.unprojection.depth_mask`.
+    """
+
+    placement: Placement
+    video_vae: AutoencoderKLWan
+    adapter: GeometryAdapter
+    vggt: VGGT
+    source: GeometrySource
+    limit_depth: bool
+
+    def scene(
+        self,
+        latents: Tensor,
+        images: Tensor,
+        task: Task,
+        monitor: JobMonitor,
+        *,
+        metres_per_unit: float | None = None,
+    ) -> Scene:
+        """Right half to tokens, cameras, depth and points; left half to colours.
+
+        Args:
+            latents: ``[1, C, f, h, 2w]`` float32.
+            images: ``[n, 3, H, W]`` float32 in [0, 1], those that were given, of the size of the frames.
+            task: says which frames they are.
+            monitor: told of the stages.
+            metres_per_unit: metres in one scene unit, None when unknown.
+        """
+        appearance, geometry = latents.chunk(2, dim=-1)
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        half = (self.placement, self.adapter, self.vggt, geometry, size)
+        if self.source is GeometrySource.LATENTS:
+            prediction = run_stage(self.placement, monitor, "geometry", partial(decode_geometry, *half))
+            colors = self._colors(appearance, monitor)
+        else:
+            cameras = run_stage(self.placement, monitor, "geometry", partial(decode_cameras, *half))
+            colors = self._colors(appearance, monitor)
+            prediction = fit_to_latents(self._read(colors, images, task, monitor), *cameras)
+        observed = torch.zeros(len(colors), dtype=torch.bool, device=colors.device)
+        observed[task.known_frames(len(colors))] = True
+        return assemble_scene(
+            prediction, colors, observed, limit_depth=self.limit_depth, metres_per_unit=metres_per_unit
+        )
+
+    def _colors(self, appearance: Tensor, monitor: JobMonitor) -> Tensor:
+        decode = partial(decode_colors, self.placement, self.video_vae, appearance)
+        return run_stage(self.placement, monitor, "video_decode", decode)
+
+    def _read(self, colors: Tensor, images: Tensor, task: Task, monitor: JobMonitor) -> VGGTPrediction:
+        """VGGT on all frames, given ones as they were given, not as they were decoded."""
+        frames = colors.permute(0, 3, 1, 2).contiguous()
+        for place, frame in enumerate(task.known_frames(len(frames))):
+            frames[frame] = images[place]
+        return run_stage(self.placement, monitor, "vggt", partial(predict_geometry, self.placement, self.vggt, frames))
 
 
 def assemble_scene(

@@ -11,6 +11,7 @@ from torch import Tensor
 from gen3r_core.conditioning import LatentShape, Task, choose_images, thin_path
 from gen3r_core.errors import InputError
 from gen3r_core.geometry.trajectories import BUILT_IN_PATHS
+from gen3r_core.geometry_source import GeometrySource
 from gen3r_core.models.attention import AttentionKernel
 from gen3r_core.prompts import DEFAULT_NEGATIVE
 from gen3r_core.scene import CameraPath
@@ -56,6 +57,7 @@ class Sampling:
         attention: kernel, see :class:`AttentionKernel`.
         guided_share: first and last share of the steps between which guidance is on, see
             :class:`gen3r_core.denoising.Guidance`.
+        geometry: where the geometry comes from, see :class:`gen3r_core.geometry_source.GeometrySource`.
     """
 
     num_frames: int | None = None
@@ -68,6 +70,7 @@ class Sampling:
     limit_depth: bool = True
     attention: AttentionKernel | str = AttentionKernel.AUTO
     guided_share: tuple[float, float] = (0.0, 1.0)
+    geometry: GeometrySource | str = GeometrySource.LATENTS
 
 
 @dataclass(frozen=True)

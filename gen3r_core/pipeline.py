@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from gen3r_core.checkpoint.folder import Checkpoint, open_checkpoint
+from gen3r_core.checkpoint.folder import GENERATION, Checkpoint, open_checkpoint
 from gen3r_core.checkpoint.loading import Progress as LoadingProgress
 from gen3r_core.checkpoint.loading import load_components
 from gen3r_core.conditioning import (
@@ -24,7 +24,7 @@ from gen3r_core.conditioning import (
     camera_rays,
     pack_cameras,
 )
-from gen3r_core.decoding import assemble_scene, decode_colors, decode_geometry, predict_geometry
+from gen3r_core.decoding import Decoder, assemble_scene, predict_geometry
 from gen3r_core.denoising import Guidance, LatentsWatch, SharedBranches, StepCache, denoise
 from gen3r_core.devices import memory_errors
 from gen3r_core.encoding import encode_first_images, encode_known_frames
@@ -34,6 +34,7 @@ from gen3r_core.execution.placement import Placement, device_of
 from gen3r_core.execution.stages import run_stage
 from gen3r_core.fit import check_fit
 from gen3r_core.geometry.images import resize_and_crop
+from gen3r_core.geometry_source import geometry_source
 from gen3r_core.jobs import Job, Noise, Sampling, check_images, check_noise, resolve_jobs
 from gen3r_core.models.attention import AttentionKernel, kernel_preferred
 from gen3r_core.models.geometry_adapter import GeometryAdapter
@@ -156,7 +157,7 @@ class Gen3RPipeline:
             image_size=(height, width),
             device=device,
             level=level,
-            sampling=Sampling(steps=checkpoint.defaults["steps"], guidance=checkpoint.defaults["guidance"]),
+            sampling=Sampling(**{name: checkpoint.defaults[name] for name in GENERATION}),
         )
 
     @property
@@ -209,7 +210,7 @@ class Gen3RPipeline:
         sampling = sampling or self.sampling
         monitor = monitor or JobMonitor(callback, self.device)
         shape, jobs = resolve_jobs(jobs, sampling, num_frames=self.num_frames, image_size=self.image_size)
-        task = jobs[0].task
+        geometry_source(sampling.geometry)
         FlowSolver(sampling.scheduler, sampling.steps, shift=sampling.shift, euler=self.scheduler)  # finds mistakes now
         channels = self.geometry_adapter.config.latent_channels
         if noise is None:
@@ -222,10 +223,7 @@ class Gen3RPipeline:
             integrate = partial(self._denoise, noise, conditions, sampling, monitor)
             latents = run_stage(self.placement, monitor, "denoise", integrate, total=sampling.steps)
             del conditions, integrate
-            observed = torch.zeros(shape.num_frames, dtype=torch.bool, device=self.device)
-            observed[task.known_frames(shape.num_frames)] = True
-            scales = [job.cameras.metres_per_unit if isinstance(job.cameras, CameraPath) else None for job in jobs]
-            return self._decode(latents, shape, observed, scales, sampling.limit_depth, monitor)
+            return self._decode(latents, jobs, images, sampling, monitor)
 
     @torch.no_grad()
     def reconstruct(
@@ -377,23 +375,13 @@ class Gen3RPipeline:
             )
 
     def _decode(
-        self,
-        latents: Tensor,
-        shape: LatentShape,
-        observed: Tensor,
-        scales: Sequence[float | None],
-        limit_depth: bool,
-        monitor: JobMonitor,
+        self, latents: Tensor, jobs: Sequence[Job], images: Tensor, sampling: Sampling, monitor: JobMonitor
     ) -> list[Scene]:
-        """Right half to tokens, cameras, depth and points; left half to colours."""
-        appearance, geometry = latents.chunk(2, dim=-1)
-        place = self.placement
+        """Job by job: decoding a clip fills the memory."""
+        networks = (self.video_vae, self.geometry_adapter, self.vggt)
+        decoder = Decoder(self.placement, *networks, geometry_source(sampling.geometry), sampling.limit_depth)
         scenes = []
-        for index, scale in enumerate(scales):
-            one = slice(index, index + 1)
-            to_geometry = partial(decode_geometry, place, self.geometry_adapter, self.vggt, geometry[one], shape.size)
-            prediction = run_stage(place, monitor, "geometry", to_geometry)
-            to_colors = partial(decode_colors, place, self.video_vae, appearance[one])
-            colors = run_stage(place, monitor, "video_decode", to_colors)
-            scenes.append(assemble_scene(prediction, colors, observed, limit_depth=limit_depth, metres_per_unit=scale))
+        for job, own_latents, own_images in zip(jobs, latents, images, strict=True):
+            scale = job.cameras.metres_per_unit if isinstance(job.cameras, CameraPath) else None
+            scenes.append(decoder.scene(own_latents[None], own_images, job.task, monitor, metres_per_unit=scale))
         return scenes

@@ -90,6 +90,8 @@ PARAMETERS = {
     "image_height": Declared(0, "the same", 0, 4096, runtime=True),
     "steps": Declared(0, "denoising steps; 0: as suits the checkpoint", 0, 1000, runtime=True),
     "guidance": Declared(-1.0, "weight of the prompt; negative: as suits the checkpoint", -1.0, 100.0, runtime=True),
+    "geometry": Declared("auto", "what tells the depth of predicted views: the model's latents, or VGGT on the views; "
+                         "auto: as suits the checkpoint", values=("auto", "latents", "frames"), runtime=True),
     "scheduler": Declared("euler", "solver", values=("euler", "unipc", "dpm++"), runtime=True),
     "seed": Declared(42, "of the random draws", 0, 2**62, runtime=True),
     "deadline_s": Declared(0.0, "seconds within which paths on goal_path are of use; 0: any", 0.0, 86400.0,
@@ -170,6 +172,7 @@ class NodeParameters:
     image_height: int
     steps: int
     guidance: float
+    geometry: str
     scheduler: str
     seed: int
     deadline_s: float

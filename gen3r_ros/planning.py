@@ -253,4 +253,5 @@ def predict_options(
         guidance=guidance,
         negative_prompt=own.negative_prompt or parameters.negative_prompt,
         scheduler=parameters.scheduler,
+        geometry=facts.geometry if parameters.geometry == "auto" else parameters.geometry,
     )

@@ -116,14 +116,14 @@ def test_memory_that_runs_out_while_loading(checkpoint):
         Gen3RPipeline.from_pretrained(checkpoint, progress=report)
 
 
-def test_a_checkpoint_brings_its_own_steps_and_guidance(checkpoint, pipeline, tmp_path):
+def test_a_checkpoint_brings_its_own_way_to_generate(checkpoint, pipeline, tmp_path):
     """What a call does not say is taken from the checkpoint."""
     convert_checkpoint(open_checkpoint(checkpoint), tmp_path / "own")
     manifest = json.loads((tmp_path / "own" / "gen3r.json").read_text())
-    manifest["defaults"] |= {"steps": 3, "guidance": 1.0}
+    manifest["defaults"] |= {"steps": 3, "guidance": 1.0, "geometry": "frames"}
     (tmp_path / "own" / "gen3r.json").write_text(json.dumps(manifest))
     own = Gen3RPipeline.from_pretrained(tmp_path / "own")
-    assert own.sampling == Sampling(steps=3, guidance=1.0)
+    assert own.sampling == Sampling(steps=3, guidance=1.0, geometry="frames")
     assert pipeline.sampling == Sampling()
     steps = []
     own.generate(

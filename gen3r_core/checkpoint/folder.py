@@ -15,12 +15,22 @@ from gen3r_core.checkpoint.packaged import PACKAGED, packaged_folder
 from gen3r_core.checkpoint.quantised import dequantised
 from gen3r_core.checkpoint.tensors import TensorSource, open_weights
 from gen3r_core.errors import CheckpointError
+from gen3r_core.geometry_source import GeometrySource
 
 MANIFEST = "gen3r.json"
 """The file that marks our layout: format, defaults, and size and SHA-256 of every file."""
 
 FORMAT_VERSION = 1
-PUBLISHED_DEFAULTS = {"num_frames": 49, "image_size": [560, 560], "steps": 50, "guidance": 5.0}
+PUBLISHED_DEFAULTS: dict[str, Any] = {
+    "num_frames": 49,
+    "image_size": [560, 560],
+    "steps": 50,
+    "guidance": 5.0,
+    "geometry": "latents",
+}
+GENERATION = ("steps", "guidance", "geometry")
+"""Those of the defaults that say how to generate."""
+
 SCHEDULER_DEFAULTS: dict[str, Any] = {"num_train_timesteps": 1000, "shift": 2.0, "use_dynamic_shifting": False}
 
 WAN_PARTS = {
@@ -117,8 +127,8 @@ class Checkpoint:
         components: those that are there, by our name.
         tokenizer: folder of the tokenizer, None if absent.
         scheduler: arguments of the flow-matching Euler scheduler.
-        defaults: ``num_frames`` and ``image_size`` the model was trained for; denoising ``steps`` and ``guidance``
-            that suit it.
+        defaults: ``num_frames`` and ``image_size`` the model was trained for; denoising ``steps``, ``guidance`` and
+            ``geometry`` (see :class:`gen3r_core.geometry_source.GeometrySource`) that suit it.
         manifest: content of ``gen3r.json`` in our layout.
     """
 
@@ -227,6 +237,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         steps, guidance = manifest["defaults"].get("steps", 1), manifest["defaults"].get("guidance", 1.0)
         if not (isinstance(steps, int) and steps > 0 and 0 <= float(guidance) < 1000):
             raise ValueError(f"defaults are {manifest['defaults']!r}")
+        GeometrySource(manifest["defaults"].get("geometry", GeometrySource.LATENTS))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error}). Convert the original checkpoint again") from error
     return manifest

@@ -124,7 +124,8 @@ def format_info(checkpoint: Checkpoint, rows: list[PartInfo]) -> str:
     layouts = {"gen3r": "our layout", "published": "published layout", "parts": "parts for training (Wan base folder)"}
     defaults = checkpoint.defaults
     size = "x".join(str(side) for side in defaults["image_size"])
-    head = f"{checkpoint.root}: {layouts[checkpoint.layout]}, {defaults['num_frames']} frames of {size}"
+    usual = f"{defaults['steps']} steps, guidance {defaults['guidance']:g}, geometry from {defaults['geometry']}"
+    head = f"{checkpoint.root}: {layouts[checkpoint.layout]}, {defaults['num_frames']} frames of {size}, {usual}"
     titles = ("part", "state", "files", "size", "parameters", "dtype", "licence of the weights")
     table = [titles]
     for row in rows:

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from gen3r_core.checkpoint.components import SPECS
 from gen3r_core.checkpoint.folder import (
+    GENERATION,
     MANIFEST,
     PUBLISHED_DEFAULTS,
     SCHEDULER_DEFAULTS,
@@ -26,7 +27,6 @@ __all__ = ["SCHEDULER", "TOKENIZER", "UNKNOWN_LICENCE", "check_parts", "find_com
 
 TOKENIZER = "tokenizer"
 SCHEDULER = "scheduler"
-_SAMPLING = {key: PUBLISHED_DEFAULTS[key] for key in ("steps", "guidance")}
 _KNOWN = (*SPECS, TOKENIZER, SCHEDULER)
 _MARKERS = (MANIFEST, "model_index.json")
 UNKNOWN_LICENCE = "not stated"
@@ -102,7 +102,7 @@ def gather_parts(
         tokenizer=tokenizer,
         scheduler=_scheduler(places, own, base),
         defaults={
-            **(base.defaults if base else {key: PUBLISHED_DEFAULTS[key] for key in ("steps", "guidance")}),
+            **(base.defaults if base else {key: PUBLISHED_DEFAULTS[key] for key in GENERATION}),
             **defaults,
         },
         manifest={**(base.manifest if base else {}), "licences": licences},

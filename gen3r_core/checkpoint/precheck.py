@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gen3r_core.checkpoint.packaged import PACKAGED, packaged_folder
 from gen3r_core.errors import CheckpointError
+from gen3r_core.geometry_source import GeometrySource
 
 MANIFEST, INDEX, WAN_VAE = "gen3r.json", "model_index.json", "Wan2.1_VAE.pth"
 """One of these marks a checkpoint: our layout, the published one, a Wan base folder."""
@@ -28,12 +29,15 @@ class CheckpointFacts:
         packaged: whether it is the small model of this package.
         steps: denoising steps that suit it.
         guidance: weight of the prompt that suits it.
+        geometry: where the geometry of what it generates comes from, see
+            :class:`gen3r_core.geometry_source.GeometrySource`.
     """
 
     name: str
     packaged: bool
     steps: int = 50
     guidance: float = 5.0
+    geometry: str = GeometrySource.LATENTS
 
 
 def check_checkpoint(root: Path | str | None) -> CheckpointFacts:
@@ -67,7 +71,8 @@ def check_checkpoint(root: Path | str | None) -> CheckpointFacts:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         sizes = {file: int(facts["bytes"]) for file, facts in manifest.get("files", {}).items()}
         defaults = manifest.get("defaults", {})
-        facts = CheckpointFacts(name, packaged, int(defaults.get("steps", 50)), float(defaults.get("guidance", 5.0)))
+        steps, guidance = int(defaults.get("steps", 50)), float(defaults.get("guidance", 5.0))
+        facts = CheckpointFacts(name, packaged, steps, guidance, GeometrySource(defaults.get("geometry", "latents")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{folder / MANIFEST} is damaged ({error}). Copy the checkpoint again") from error
     for file, size in sizes.items():

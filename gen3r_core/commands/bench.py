@@ -137,6 +137,7 @@ def _facts(args: argparse.Namespace, sampling: Sampling, dtype: torch.dtype, fou
         "dtype": str(dtype).removeprefix("torch."),
         "steps": sampling.steps,
         "guidance": sampling.guidance,
+        "geometry": str(sampling.geometry),
         "scheduler": args.scheduler,
         "attention": args.attention,
         "warm-up": args.warmup,

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gen3r_core.commands.options import DTYPES, image_size, loading_bar
+from gen3r_core.commands.options import DTYPES, GEOMETRIES, image_size, loading_bar
 from gen3r_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,6 +51,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--num_frames", type=int, help="frames the model was trained for (default the source's, or 17)")
     parser.add_argument("--steps", type=int, help="denoising steps that suit the model (default the source's, or 50)")
     parser.add_argument("--guidance", type=float, help="guidance that suits the model (default the source's, or 5)")
+    parser.add_argument(
+        "--geometry", choices=GEOMETRIES, help="what tells the depth of its frames (default the source's, or latents)"
+    )
     parser.add_argument("--size", type=image_size, help="and the size: side or HEIGHTxWIDTH (default its, or 224)")
     parser.add_argument("--licence", help="of the weights (with --parts: of these), to be noted, e.g. Apache-2.0")
     parser.add_argument(
@@ -157,6 +160,7 @@ def _defaults(args: argparse.Namespace) -> dict[str, Any]:
         "image_size": None if size is None else list(size),
         "steps": args.steps,
         "guidance": args.guidance,
+        "geometry": args.geometry,
     }
     return {key: value for key, value in given.items() if value is not None}
 

@@ -165,6 +165,7 @@ def _settings(
     of_generation = {
         "steps": sampling.steps,
         "guidance": sampling.guidance,
+        "geometry": str(sampling.geometry),
         "scheduler": sampling.scheduler,
         "shift": sampling.shift,
         "prompt": args.prompt,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 TASKS = ("1view", "2view", "allview")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 _WRITTEN = 6
+_STAGES = 6
 
 
 def add_parser(commands: Any) -> None:
@@ -155,11 +156,13 @@ def _generate(
     from tqdm import tqdm
 
     from gen3r_core.bench import describe_machine
+    from gen3r_core.geometry_source import GeometrySource
     from gen3r_core.io.results import write_scene
     from gen3r_core.progress import JobMonitor, Progress
 
-    # Six single stages before and after denoising, and the files.
-    with tqdm(total=sampling.steps + _WRITTEN + 6, desc="start", unit="step", mininterval=0.5) as bar:
+    # Single stages before and after denoising, and the files.
+    stages = _STAGES + (sampling.geometry == GeometrySource.FRAMES)
+    with tqdm(total=sampling.steps + _WRITTEN + stages, desc="start", unit="step", mininterval=0.5) as bar:
 
         def show(progress: Progress) -> None:
             bar.set_description(progress.stage, refresh=progress.step == 0)  # every stage is seen to begin
@@ -182,6 +185,7 @@ def _generate(
             "checkpoint": str(args.pretrained_model_name_or_path or PACKAGED),
             "steps": sampling.steps,
             "guidance": sampling.guidance,
+            "geometry": str(sampling.geometry),
             "scheduler": sampling.scheduler,
             "shift": sampling.shift,
             "attention": str(sampling.attention),

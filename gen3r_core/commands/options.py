@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 SCHEDULERS = ("euler", "unipc", "dpm++")
 PROFILE_NAMES = ("exact", "balanced", "fast", "preview")
+GEOMETRIES = ("latents", "frames")
 KERNELS = ("auto", "flash4", "cudnn", "flash", "efficient", "math")
 
 
@@ -44,6 +45,11 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=image_size, help="side in pixels or HEIGHTxWIDTH, multiples of 112 (default: the model's)"
     )
+    parser.add_argument(
+        "--geometry",
+        choices=GEOMETRIES,
+        help="what tells the depth: the latents (as published), or VGGT on the frames (default: the model's)",
+    )
     parser.add_argument("--attention", choices=KERNELS, default="auto", help="attention kernel (default auto)")
 
 
@@ -67,7 +73,7 @@ def sampling_of(args: argparse.Namespace, defaults: Mapping[str, Any], **others:
 
     Args:
         args: of the command.
-        defaults: of the checkpoint, for steps and guidance that were not given.
+        defaults: of the checkpoint, for steps, guidance and geometry that were not given.
         others: further fields of the result, or values that take precedence.
     """
     from gen3r_core.jobs import Sampling
@@ -80,6 +86,7 @@ def sampling_of(args: argparse.Namespace, defaults: Mapping[str, Any], **others:
         "scheduler": args.scheduler,
         "shift": args.shift,
         "attention": args.attention,
+        "geometry": args.geometry or defaults["geometry"],
     }
     return Sampling(**{**given, **others})
 

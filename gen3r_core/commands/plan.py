@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from gen3r_core.checkpoint.packaged import PACKAGED
-from gen3r_core.commands.options import add_device_options, add_sampling_options, choose_device, choose_dtype
+from gen3r_core.commands.options import (
+    add_device_options,
+    add_sampling_options,
+    choose_device,
+    choose_dtype,
+    sampling_of,
+)
 
 TASKS = ("1view", "2view", "allview")
 
@@ -34,11 +40,13 @@ def run(args: argparse.Namespace) -> int:
     from gen3r_core.io.atomic import write_json_atomic
 
     leave_out = "text_encoder" if args.prompt_embeds else None
-    configs, frames, size, guidance = _model(args, leave_out)
-    shape = LatentShape(args.num_frames or frames, *(args.size or size))
+    configs, defaults = _model(args, leave_out)
+    sampling = sampling_of(args, defaults)
+    height, width = sampling.size or defaults["image_size"]
+    shape = LatentShape(sampling.num_frames or defaults["num_frames"], height, width)
     networks = empty_networks(configs, choose_dtype(args.dtype, choose_device(args.device)))
-    guided = (guidance if args.guidance is None else args.guidance) > 1
-    planner = Planner(networks, Task(args.task), shape, guided=guided)
+    guided = sampling.guidance > 1
+    planner = Planner(networks, Task(args.task), shape, guided=guided, geometry=sampling.geometry)
     plans = [planner.plan(level) for level in LEVELS] if args.memory_budget is None else []
     if args.memory_budget is not None:
         plans = [planner.choose(args.memory_budget)]
@@ -51,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _model(args: argparse.Namespace, leave_out: str | None) -> tuple[dict[str, Any], int, tuple[int, int], float]:
+def _model(args: argparse.Namespace, leave_out: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The networks' configurations, and what is usual for the model."""
     from gen3r_core.checkpoint.folder import PUBLISHED_DEFAULTS, open_checkpoint
     from gen3r_core.execution.plan import configs_of
     from gen3r_core.sizes import SIZES
@@ -59,8 +68,6 @@ def _model(args: argparse.Namespace, leave_out: str | None) -> tuple[dict[str, A
     if args.model is not None:
         named = SIZES[args.model]
         configs = {name: config for name, config in named.components.items() if name != leave_out}
-        return configs, named.num_frames, named.image_size, float(str(PUBLISHED_DEFAULTS["guidance"]))
+        return configs, PUBLISHED_DEFAULTS | {"num_frames": named.num_frames, "image_size": named.image_size}
     checkpoint = open_checkpoint(args.checkpoint)
-    defaults: dict[str, Any] = dict(checkpoint.defaults)
-    height, width = defaults["image_size"]
-    return configs_of(checkpoint, leave_out=leave_out), defaults["num_frames"], (height, width), defaults["guidance"]
+    return configs_of(checkpoint, leave_out=leave_out), dict(checkpoint.defaults)

@@ -88,7 +88,10 @@ def format_report(report: Mapping[str, Any]) -> str:
     widths = [max(len(row[place]) for row in [header, *rows]) for place in range(len(header))]
     lines = [header, ["-" * width for width in widths], *rows]
     table = "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
-    shown = ("checkpoint", "data", "split", "seeds", "frames", "size", "steps", "guidance", "prompt", "dtype", "device")
+    shown = (
+        *("checkpoint", "data", "split", "seeds", "frames", "size"),
+        *("steps", "guidance", "geometry", "prompt", "dtype", "device"),
+    )
     facts = ", ".join(f"{name} {_short(report[name])}" for name in shown if report.get(name) is not None)
     notes = "".join(f"\n{note}" for note in report["notes"])
     return f"{report['scenes']} scenes; {facts}.\n\n{table}{notes}"

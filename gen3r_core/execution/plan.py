@@ -17,6 +17,7 @@ from gen3r_core.errors import InputError
 from gen3r_core.execution.footprint import measure_footprint, weight_bytes
 from gen3r_core.execution.levels import LEVELS, Level
 from gen3r_core.execution.placement import blocks_of
+from gen3r_core.geometry_source import GeometrySource
 from gen3r_core.models.text_encoder import TextEncoder
 from gen3r_core.models.vggt.tokens import unpack_tokens
 from gen3r_core.multiples import FOLD
@@ -128,15 +129,23 @@ class Planner:
         task: of the job.
         shape: of the job.
         guided: whether there is guidance.
+        geometry: where the geometry comes from.
     """
 
     def __init__(
-        self, networks: Mapping[str, nn.Module], task: Task, shape: LatentShape, *, guided: bool = True
+        self,
+        networks: Mapping[str, nn.Module],
+        task: Task,
+        shape: LatentShape,
+        *,
+        guided: bool = True,
+        geometry: GeometrySource | str = GeometrySource.LATENTS,
     ) -> None:
         self._networks: Any = dict(networks)
         self._task = task
         self._shape = shape
         self._guided = guided
+        self._reads_frames = geometry == GeometrySource.FRAMES
         self._dtype: torch.dtype = self._networks["transformer"].patch_embedding.weight.dtype
         self._known: dict[object, tuple[int, int]] = {}
 
@@ -201,6 +210,7 @@ class Planner:
             ("adapter", ("geometry_adapter",), partial(self._adapter)),
             ("geometry", ("vggt",), partial(self._heads, chunk=chunk)),
             ("video_decode", ("video_vae",), partial(self._colors)),
+            *([("vggt", ("vggt",), partial(self._frames, chunk=chunk))] if self._reads_frames else []),
         ]
 
     def _empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -270,11 +280,18 @@ class Planner:
         tokens = self._empty(1, adapter.token_channels, self._shape.num_frames, *grid)
         layers = unpack_tokens(tokens, vggt.special_tokens, num_layers=len(vggt.config.layers))
         del tokens
+        if self._reads_frames:
+            depth, _ = vggt.predict_depth(layers, self._shape.size, frames_per_chunk=chunk)
+            return depth, vggt.predict_cameras(layers)[-1]
         return vggt.decode(layers, self._shape.size, frames_per_chunk=chunk)
 
     def _colors(self) -> object:
         video = self._networks["video_vae"].decode(self._empty(*self._half())).sample.float()
         return (video / 2 + 0.5).clamp(0, 1)
+
+    def _frames(self, chunk: int) -> object:
+        frames = self._empty(1, self._shape.num_frames, 3, *self._shape.size, dtype=torch.float32)
+        return self._networks["vggt"](frames, frames_per_chunk=chunk)
 
 
 def plan_model(
@@ -310,7 +327,8 @@ def plan_model(
         frames, (height, width) = model.defaults["num_frames"], model.defaults["image_size"]
         configs = configs_of(model, leave_out=left_out)
     shape = LatentShape(sampling.num_frames or frames, *(sampling.size or (height, width)))
-    return Planner(empty_networks(configs, dtype), task, shape, guided=sampling.guidance > 1).choose(budget)
+    networks, guided = empty_networks(configs, dtype), sampling.guidance > 1
+    return Planner(networks, task, shape, guided=guided, geometry=sampling.geometry).choose(budget)
 
 
 def _merged(stages: list[StagePeak]) -> list[StagePeak]:

@@ -98,6 +98,7 @@ class PredictOptions:
     limit_depth: bool = True
     attention: str = "auto"
     guided_share: tuple[float, float] = (0.0, 1.0)
+    geometry: str = "latents"
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +212,7 @@ def predict_pace_key(task: str, views: int, path: str, options: PredictOptions) 
     """
     own = options
     guided = own.guidance > 1 and own.guided_share
-    return (JobKind.PREDICT, task, views, own.num_frames, own.size, guided, own.attention, path)
+    return (JobKind.PREDICT, task, views, own.num_frames, own.size, guided, own.attention, path, own.geometry)
 
 
 Request = ReconstructRequest | PredictRequest

@@ -36,7 +36,13 @@ def test_the_layout_and_its_sums(converted):
         "format_version": 1,
         "converted_from": "published",
         "dtype": "kept",
-        "defaults": {"num_frames": 49, "image_size": [560, 560], "steps": 50, "guidance": 5.0},
+        "defaults": {
+            "num_frames": 49,
+            "image_size": [560, 560],
+            "steps": 50,
+            "guidance": 5.0,
+            "geometry": "latents",
+        },
     }
     files = [path for path in converted.rglob("*") if path.is_file() and path.name != MANIFEST]
     assert manifest["files"] == {

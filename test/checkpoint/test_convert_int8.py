@@ -250,12 +250,12 @@ def test_the_command_stores_parts_in_types_of_their_own_and_prints_sizes(convert
         [
             "convert", str(converted), str(own), "--dtype", "int8,vggt=fp16,video_vae=bfloat16",
             "--max_shard_size", "0.5", "--num_frames", "17", "--size", "224", "--licence", "Apache-2.0",
-            "--steps", "12", "--guidance", "1.5",
+            "--steps", "12", "--guidance", "1.5", "--geometry", "frames",
         ]
     )  # fmt: skip
     assert code == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("own: our layout, 17 frames of 224x224")
+    assert lines[0].endswith("own: our layout, 17 frames of 224x224, 12 steps, guidance 1.5, geometry from frames")
     table = {line.split()[0]: line for line in lines[3:10]}
     assert set(table) == {*SPECS, "tokenizer"}
     assert all(line.endswith("Apache-2.0") for line in table.values())
@@ -268,7 +268,7 @@ def test_the_command_stores_parts_in_types_of_their_own_and_prints_sizes(convert
     )
     assert max(sizes) <= 2**19
     sizes = {"num_frames": 17, "image_size": [224, 224]}
-    assert open_checkpoint(own).defaults == {**sizes, "steps": 12, "guidance": 1.5}
+    assert open_checkpoint(own).defaults == {**sizes, "steps": 12, "guidance": 1.5, "geometry": "frames"}
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ def test_the_published_layout(published):
     assert set(checkpoint.components) == set(SPECS)
     assert checkpoint.tokenizer == published / "tokenizer"
     assert checkpoint.scheduler == {key: value for key, value in SCHEDULER.items() if not key.startswith("_")}
-    assert checkpoint.defaults == {"num_frames": 49, "image_size": [560, 560], "steps": 50, "guidance": 5.0}
+    usual = {"steps": 50, "guidance": 5.0, "geometry": "latents"}
+    assert checkpoint.defaults == {"num_frames": 49, "image_size": [560, 560], **usual}
     for folder, name in OUR_NAMES.items():
         assert checkpoint.component(name).raw_config == tiny_configs()[folder]
 
@@ -147,6 +148,7 @@ def test_another_version_of_our_layout(own, change):
         {"defaults": {"steps": 2.5}},
         {"defaults": {"guidance": -1}},
         {"defaults": {"guidance": "much"}},
+        {"defaults": {"geometry": "pictures"}},
         {"defaults": None},
         {"licences": ["MIT"]},
         {"licences": {"vggt": 3}},

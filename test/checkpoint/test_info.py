@@ -52,7 +52,9 @@ def test_a_complete_checkpoint(published, capsys):
 def test_the_table_for_people(published, converted, capsys):
     assert main(["info", str(published)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"{published}: published layout, 49 frames of 560x560"
+    assert (
+        lines[0] == f"{published}: published layout, 49 frames of 560x560, 50 steps, guidance 5, geometry from latents"
+    )
     assert " ".join(lines[2].split()) == "part state files size parameters dtype licence of the weights"
     assert [line.split()[0] for line in lines[3:10]] == PARTS
     columns = {line.index(f" {word} ") for line, word in zip(lines[2:10], ["state", *["ok"] * 7], strict=True)}

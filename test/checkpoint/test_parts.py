@@ -25,6 +25,7 @@ RUNS = {"text_encoder": "transformer", "image_encoder": "transformer", "video_va
 """Where a part's training is; otherwise it is called as the part."""
 
 SIZE = {"num_frames": 5, "image_size": [112, 112]}
+USUAL = {"steps": 50, "guidance": 5.0, "geometry": "latents"}
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +67,7 @@ def test_folders_of_trainings_make_a_checkpoint(trained):
         assert files.layout == "gen3r"
     assert checkpoint.tokenizer == trained / "transformer" / "tokenizer"
     assert checkpoint.scheduler == SCHEDULER_DEFAULTS | {"shift": 3.0}
-    assert checkpoint.defaults == SIZE | {"steps": 50, "guidance": 5.0}
+    assert checkpoint.defaults == SIZE | USUAL
     check_parts(checkpoint)
 
 
@@ -103,7 +104,7 @@ def test_parts_take_the_place_of_a_checkpoints(trained, converted):
     assert checkpoint.component("transformer").path == converted / "transformer"
     assert checkpoint.tokenizer == converted / "tokenizer"
     assert checkpoint.scheduler == base.scheduler
-    assert checkpoint.defaults == {"num_frames": 9, "image_size": [560, 560], "steps": 50, "guidance": 5.0}
+    assert checkpoint.defaults == {"num_frames": 9, "image_size": [560, 560], **USUAL}
     alone = gather_parts([("text_encoder", trained / "transformer" / "text_encoder")], {}, base)
     assert alone.tokenizer == trained / "transformer" / "tokenizer"
 

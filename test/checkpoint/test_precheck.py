@@ -29,19 +29,24 @@ def own(tmp_path):
         "format": "gen3r",
         "format_version": 1,
         "files": {"weights.bin": {"bytes": 5, "sha256": "0"}},
-        "defaults": {"steps": 8, "guidance": 1.5},
+        "defaults": {"steps": 8, "guidance": 1.5, "geometry": "frames"},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder
 
 
 def test_a_whole_published_checkpoint_passes(published):
-    assert check_checkpoint(published) == CheckpointFacts("checkpoint", packaged=False, steps=50, guidance=5.0)
+    facts = CheckpointFacts("checkpoint", packaged=False, steps=50, guidance=5.0, geometry="latents")
+    assert check_checkpoint(published) == facts
     assert open_checkpoint(published).root == published
 
 
 def test_ours_says_what_suits_it(own):
-    assert check_checkpoint(str(own)) == CheckpointFacts("own", packaged=False, steps=8, guidance=1.5)
+    facts = CheckpointFacts("own", packaged=False, steps=8, guidance=1.5, geometry="frames")
+    assert check_checkpoint(str(own)) == facts
+    (own / MANIFEST).write_text(json.dumps({"defaults": {"geometry": "pictures"}}))
+    with pytest.raises(CheckpointError, match=r"gen3r\.json is damaged \('pictures' is not a valid GeometrySource\)"):
+        check_checkpoint(own)
 
 
 def test_a_missing_folder_and_one_that_is_no_checkpoint(tmp_path):

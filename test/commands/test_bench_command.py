@@ -10,7 +10,8 @@ def test_a_tiny_model(tmp_path):
                  "--repeats", "1", "--json", tmp_path / "bench.json", "--device", "cpu")  # fmt: skip
     assert done.code == 0, done.err
     assert "| 1view, 1 x 112x112 | allview, 1 x 112x112 | vggt, 1 x 112x112 |" in done.out
-    assert "dtype float32, steps 1, guidance 5.0, scheduler euler, attention auto, warm-up 0, median of 1." in done.out
+    assert "dtype float32, steps 1, guidance 5.0, geometry latents, scheduler euler, attention auto, " in done.out
+    assert "warm-up 0, median of 1." in done.out
     assert "bench" in done.err
     report = json.loads((tmp_path / "bench.json").read_text())
     assert [result["task"] for result in report["results"]] == ["1view", "allview", "vggt"]

@@ -24,7 +24,7 @@ from gen3r_core.worlds.export import ExportSettings, export_worlds
 IMAGES = {"psnr_middle", "psnr_unknown", "ssim_unknown"}
 GEOMETRY = set(FIGURES) - IMAGES
 SETTINGS = {"checkpoint", "parts", "data", "split", "seeds", "frames", "size", "steps", "guidance", "scheduler",
-            "shift", "prompt", "noise_seed", "batch_size", "device", "dtype", "versions", "complete", "notes",
+            "geometry", "shift", "prompt", "noise_seed", "batch_size", "device", "dtype", "versions", "complete", "notes",
             "per_scene", "task", "scenes", "seconds_per_scene", "camera_control", "baselines"}  # fmt: skip
 
 
@@ -119,13 +119,15 @@ def test_prompts(own_checkpoint, data, tmp_path):
     """What is asked for; that it makes a difference is the model's business."""
     path = tmp_path / "figures.json"
     done = evaluate(own_checkpoint, "1view", "--data", data, "--prompt", "wrong", "--json", path, "--batch_size", 2,
-                    "--guidance", 1, "--num_frames", 1)  # fmt: skip
+                    "--guidance", 1, "--num_frames", 1, "--geometry", "frames")  # fmt: skip
     assert done.code == 0, done.err
     report = json.loads(path.read_text())
     captions = [scene["caption"] for scene in report["per_scene"]]
     assert [scene["prompt"] for scene in report["per_scene"]] == captions[::-1]
     assert captions[0] != captions[1]
     assert (report["prompt"], report["negative_prompt"], report["guidance"]) == ("wrong", "bad detailed", 1)
+    assert report["geometry"] == "frames"
+    assert ", geometry frames, " in done.out
     scenes = RoomScenes(2)
     (scene,) = scenes.load([1], None)
     assert [prompts_of(kind, scenes)(scene) for kind in PROMPTS] == ["room 1", "", "room 2"]

@@ -84,7 +84,7 @@ def test_two_views_with_a_camera_file(two_views, checkpoint, inputs):
         "command": "infer", "task": "2view", "prompt": "a room with a window", "negative_prompt": "bad detailed",
         "frame_path": [str(inputs.first), str(inputs.last)], "cameras": str(inputs.cameras), "metres_per_unit": 2.0,
         "checkpoint": str(checkpoint), "steps": 2, "guidance": 5.0, "scheduler": "euler", "shift": 2.0,
-        "attention": "auto", "seed": 42, "dtype": "float32", "remove_far_points": False,
+        "geometry": "latents", "attention": "auto", "seed": 42, "dtype": "float32", "remove_far_points": False,
     }  # fmt: skip
     assert {key: run[key] for key in resolved} == resolved
     assert done.out == f"5 frames of 112x112 in {folder}\n"

@@ -7,6 +7,7 @@ import torch
 
 from gen3r_core.commands.options import (
     DTYPES,
+    GEOMETRIES,
     KERNELS,
     SCHEDULERS,
     choose_device,
@@ -15,6 +16,7 @@ from gen3r_core.commands.options import (
     loading_bar,
 )
 from gen3r_core.errors import DeviceError
+from gen3r_core.geometry_source import GeometrySource
 from gen3r_core.models.attention import AttentionKernel
 from gen3r_core.schedulers import SOLVERS
 
@@ -23,6 +25,7 @@ def test_the_words_are_those_of_the_library():
     """They are written out there, so that the command starts without importing torch."""
     assert tuple(AttentionKernel) == KERNELS
     assert SCHEDULERS == SOLVERS
+    assert tuple(GeometrySource) == GEOMETRIES
     assert all(isinstance(getattr(torch, name), torch.dtype) for name in DTYPES.values())
 
 

@@ -24,6 +24,14 @@ def test_plan_of_all_levels(tmp_path):
     assert lines[2].startswith("  text 0.2")
     plans = json.loads((tmp_path / "plan.json").read_text())
     assert [plan["level"] for plan in plans] == [level.name for level in LEVELS]
+    assert "vggt" not in plans[0]["stages"]
+
+
+def test_plan_with_geometry_of_the_frames(tmp_path):
+    done = gen3r("plan", "--model", "tiny", "--device", "cpu", "--geometry", "frames", "--json", tmp_path / "plan.json")
+    assert done.code == 0, done.err
+    plans = json.loads((tmp_path / "plan.json").read_text())
+    assert all(list(plan["stages"])[-3:] == ["geometry", "video_decode", "vggt"] for plan in plans)
 
 
 def test_plan_of_a_checkpoint_within_a_budget(own_checkpoint):

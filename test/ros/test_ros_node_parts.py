@@ -37,7 +37,7 @@ from gen3r_ros.silence import input_trouble, why_silent
 K = np.array([[100.0, 0, 60], [0, 100.0, 45], [0, 0, 1]])
 SIZE = (90, 120)
 MODEL = ModelFacts("model", 5, (112, 112), "cpu", "float32", 1)
-FACTS = CheckpointFacts("model", packaged=False, steps=7, guidance=3.0)
+FACTS = CheckpointFacts("model", packaged=False, steps=7, guidance=3.0, geometry="frames")
 SECOND = 10**9
 
 
@@ -306,6 +306,7 @@ def test_a_path_becomes_cameras_of_the_model(ready):
     first = yawed(1, 2, 0) @ base_camera()
     np.testing.assert_allclose(made.T_world_views[0], first, atol=1e-9)
     np.testing.assert_allclose(made.T_world_views[-1], yawed(2, 2, 0) @ base_camera(), atol=1e-6)
+    assert request.options.geometry == "frames"
     # The model's world begins at that camera, which looks along z; lengths stay in metres.
     np.testing.assert_allclose(request.cameras.T_world_cam[-1, :3, 3], [0, 0, 1], atol=1e-6)
     assert request.cameras.metres_per_unit == 2.0
@@ -335,7 +336,9 @@ def test_a_goal_in_a_hurry_is_made_faster_but_for_what_it_asks_for(ready):
 
 def test_a_path_in_another_frame(ready):
     ready._transforms.known["odom", "map"] = yawed(1, 2, 0)
+    ready.parameters = replace(ready.parameters, geometry="latents")
     made = prepared(ready, goal(((0, 0), (1, 0)), frame="map", steps=3, guidance=0.0, num_frames=9))
+    assert made.request.options.geometry == "latents"
     np.testing.assert_allclose(made.T_world_views[-1], yawed(2, 2, 0) @ base_camera(), atol=1e-6)
     assert (made.request.options.steps, made.request.options.guidance, len(made.T_world_views)) == (3, 0.0, 9)
 

@@ -125,6 +125,8 @@ def test_keys_tell_jobs_that_take_equally_long():
     unguided = replace(prediction().options, guidance=1.0)
     assert prediction().pace_key != prediction(options=unguided).pace_key
     assert prediction().pace_key != prediction(cameras="zoom_in").pace_key
+    of_frames = replace(prediction().options, geometry="frames")
+    assert prediction().pace_key != prediction(options=of_frames).pace_key
     assert prediction(task="allview").pace_key != prediction(task="2view").pace_key
 
 

@@ -24,8 +24,8 @@ from gen3r_core.worlds.export import ExportSettings, export_worlds
 IMAGES = {"psnr_middle", "psnr_unknown", "ssim_unknown"}
 GEOMETRY = set(FIGURES) - IMAGES
 SETTINGS = {"checkpoint", "parts", "data", "split", "seeds", "frames", "size", "steps", "guidance", "scheduler",
-            "geometry", "shift", "prompt", "noise_seed", "batch_size", "device", "dtype", "versions", "complete", "notes",
-            "per_scene", "task", "scenes", "seconds_per_scene", "camera_control", "baselines"}  # fmt: skip
+            "geometry", "shift", "prompt", "noise_seed", "batch_size", "device", "dtype", "versions", "complete",
+            "notes", "per_scene", "task", "scenes", "seconds_per_scene", "camera_control", "baselines"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -283,6 +283,7 @@ class _Run:
                 pipeline = self.model.pipeline()
                 if self.options.steps is not None:
                     pipeline.sampling = replace(pipeline.sampling, steps=self.options.steps)
+                facts["geometry"] = str(pipeline.sampling.geometry)
                 for number, stretch in enumerate(self.options.stretches):
                     views, why_not = generate_views(
                         pipeline, self._ends(keyframes, stretch), self.options.prompt, self.options.seed + number,
@@ -410,6 +411,7 @@ class _Run:
             "generated": {
                 "frames": self._generated,
                 "points": int(cloud.generated.sum()),
+                "geometry": made.get("geometry"),
                 "why_not": [why for why in made.get("why_not", []) if why],
             },
             "lost": selected["lost"],

@@ -91,6 +91,7 @@ def test_views_are_generated_and_marked(bag, tmp_path):
     made = [frame for frame in found.frames if frame.generated]
     assert run["generated"]["frames"] == len(made) == 3 + 4
     assert found.cloud.generated.sum() == run["generated"]["points"] > 0
+    assert run["generated"]["geometry"] == "latents"
     assert (found.cloud.frame[found.cloud.generated] >= run["keyframes"]).all()
     assert found.mesh is not None
     assert found.frames[0].depth is not None

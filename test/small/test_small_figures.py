@@ -71,6 +71,7 @@ def measure(task: str, scenes: WorldScenes) -> dict[str, float]:
     sampling = Sampling(
         steps=int(defaults.get("steps", 12)),
         guidance=float(defaults.get("guidance", 1.0)),
+        geometry=str(defaults.get("geometry", "latents")),
         num_frames=frames,
         size=size,
     )

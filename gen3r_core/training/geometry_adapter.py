@@ -71,6 +71,7 @@ class GeometryAdapterOptions:
         alignment_floor: least log variance of the video VAE's posterior in the KL term. A VAE trained with little
             regularisation is so sure of some latents that these alone would count, and leaves the decoder no
             tolerance for what a transformer gets slightly wrong.
+        first_logvar: log variance of the posterior of an adapter from scratch; at 0 noise is larger than the latents.
         alignment_share: the KL term's share of the reconstruction loss.
         alignment_limit: largest factor of the KL term (a mean over elements), for when it comes close to 0.
         dense_frames: frames of a step that go through the dense heads, drawn anew in every step; None takes all.
@@ -103,6 +104,7 @@ class GeometryAdapterOptions:
     similarity_weight: float = 1.0
     alignment: bool = True
     alignment_floor: float = -30.0
+    first_logvar: float = 0.0
     alignment_share: float = 0.1
     alignment_limit: float = 10.0
     dense_frames: int | None = None
@@ -120,6 +122,7 @@ class GeometryAdapterOptions:
         for name in (*(f"{weight}_weight" for weight in weights), "alignment_share", "alignment_limit"):
             check_range(name, getattr(self, name), 0)
         check_range("alignment_floor", self.alignment_floor, -30, 0)
+        check_range("first_logvar", self.first_logvar, -30, 20)
         for name in ("token_beta", "camera_token_beta"):
             check_range(name, getattr(self, name), 1e-6)
 
@@ -341,7 +344,7 @@ def token_channels(teachers: Teachers) -> int:
 
 
 @torch.no_grad()
-def initialise(adapter: GeometryAdapter, generator: torch.Generator) -> None:
+def initialise(adapter: GeometryAdapter, generator: torch.Generator, first_logvar: float = 0.0) -> None:
     """First weights: normal with variance 1 / inputs, zero biases, blocks close to the identity.
 
     Time convolutions begin as the identity on the newest frame. torch's default attenuates from layer to layer,
@@ -350,6 +353,7 @@ def initialise(adapter: GeometryAdapter, generator: torch.Generator) -> None:
     Args:
         adapter: the network, changed in place.
         generator: on the CPU, so that a seed means the same weights on every device.
+        first_logvar: log variance of the posterior, the same everywhere but for the small output of the encoder.
     """
     for name, layer in adapter.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Conv3d):
@@ -362,6 +366,7 @@ def initialise(adapter: GeometryAdapter, generator: torch.Generator) -> None:
                 layer.weight.zero_()
                 newest = torch.eye(layer.in_channels).repeat(layer.out_channels // layer.in_channels, 1)
                 layer.weight[:, :, -1, 0, 0] = newest.to(layer.weight)
+    cast(Tensor, adapter.quant_conv.bias).chunk(2)[1].fill_(first_logvar)
 
 
 def from_config(values: Mapping[str, Any], device: torch.device | str) -> GeometryAdapterStage:
@@ -390,5 +395,5 @@ def from_config(values: Mapping[str, Any], device: torch.device | str) -> Geomet
     module, fresh = trained_component("geometry_adapter", config, options.initial, device, seed=options.seed)
     adapter = cast(GeometryAdapter, module)
     if fresh:
-        initialise(adapter, torch.Generator().manual_seed(options.seed))
+        initialise(adapter, torch.Generator().manual_seed(options.seed), options.first_logvar)
     return GeometryAdapterStage(adapter, teachers, options)

@@ -90,6 +90,14 @@ def test_alignment_pulls_latents_to_the_video_vaes(make):
     assert distances[True] < 0.8 * distances[False]
 
 
+@pytest.mark.parametrize("first", [0.0, -4.0])
+def test_the_first_posterior_is_as_wide_as_asked_for(make, first):
+    own = make(first_logvar=first)
+    _, figures = own.loss(batch(1), 0, torch.Generator().manual_seed(0))
+    width = torch.tensor(first / 2).exp()
+    torch.testing.assert_close(figures["posterior_std"], width, rtol=0.3, atol=0)
+
+
 def test_weights_are_those_of_the_options(make):
     clips, generator = batch(1), torch.Generator()
     none = {f"{name}_weight": 0 for name in ("token", "camera_token", "camera", "depth", "point", "similarity")}

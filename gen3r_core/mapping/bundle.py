@@ -19,7 +19,7 @@ from gen3r_core.errors import InputError
 from gen3r_core.geometry.poses import Array, nearest_rotation
 from gen3r_core.mapping.similarity import cross_matrix, so3_exp
 
-__all__ = ["Adjusted", "BundleOptions", "Sights", "adjust", "project", "without_outliers"]
+__all__ = ["Adjusted", "BundleOptions", "Sights", "adjust", "project", "without_outliers", "zoomed"]
 
 _NEAREST = 1e-6
 
@@ -37,12 +37,13 @@ class BundleOptions:
         turn: of its rotation, radians.
         firm_place: the same of cameras that are known well.
         firm_turn: of their rotations, radians.
+        focal: of the logarithm of the focal lengths, one for all views; 0 leaves them as they are.
         bound: standard deviations from which a sight loses weight.
         iterations: at most.
         tolerance: relative fall of the cost under which it is done.
 
     Raises:
-        InputError: a number is not positive.
+        InputError: a number is not positive, or ``focal`` negative.
     """
 
     pixel: float = 0.7
@@ -52,6 +53,7 @@ class BundleOptions:
     turn: float = 0.5
     firm_place: float = 0.02
     firm_turn: float = math.radians(0.5)
+    focal: float = 0.0
     bound: float = 2.0
     iterations: int = 30
     tolerance: float = 1e-5
@@ -59,7 +61,7 @@ class BundleOptions:
     def __post_init__(self) -> None:
         sizes = (self.pixel, self.depth, self.view_scale, self.place, self.turn, self.firm_place,
                  self.firm_turn, self.bound, self.iterations)  # fmt: skip
-        if not all(np.isfinite(size) and size > 0 for size in sizes):
+        if not all(np.isfinite(size) and size > 0 for size in sizes) or not 0 <= self.focal < np.inf:
             raise InputError(f"bundle adjustment needs positive sizes, got {self}")
 
 
@@ -94,6 +96,7 @@ class Adjusted:
     Attributes:
         T_cam_world: ``[n, 4, 4]``; the first view's is as it was.
         depth_logs: ``[n]`` logarithms of what depths of a view are to be multiplied by.
+        focal_log: logarithm of what all focal lengths are to be multiplied by.
         points: ``[P, 3]`` in the world.
         off: ``[M]`` pixels between each sight and where its point is seen; infinite behind the camera.
         cost: robust, in standard deviations.
@@ -102,6 +105,7 @@ class Adjusted:
 
     T_cam_world: Array
     depth_logs: Array
+    focal_log: float
     points: Array
     off: Array
     cost: float
@@ -127,21 +131,30 @@ def project(K: Array, T_cam_world: Array, points: Array) -> tuple[Array, Array]:
     return np.stack([x, y], axis=1), z
 
 
+def zoomed(K: Array, focal_log: float) -> Array:
+    """``[..., 3, 3]`` intrinsics with other focal lengths."""
+    scale = math.exp(focal_log)
+    found: Array = K * np.array([[scale, 1.0, 1.0], [1.0, scale, 1.0], [1.0, 1.0, 1.0]])
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class _State:
     R: Array
     t: Array
     logs: Array
     points: Array
+    focal: float
 
-    def moved(self, cameras: Array, points: Array) -> _State:
-        """By ``[n, 7]`` shift, turn and logarithm of each camera, and ``[P, 3]``."""
+    def moved(self, cameras: Array, points: Array, focal: float) -> _State:
+        """By ``[n, 7]`` shift, turn and logarithm of each camera, ``[P, 3]``, and the focal lengths' logarithm."""
         turn = so3_exp(cameras[:, 3:6])
         return _State(
             turn @ self.R,
             (turn @ self.t[:, :, None])[..., 0] + cameras[:, :3],
             self.logs + cameras[:, 6],
             self.points + points,
+            self.focal + focal,
         )
 
 
@@ -160,6 +173,7 @@ class _Problem:
         turn = np.where(firm, options.firm_turn, options.turn)
         sizes = np.stack([place] * 3 + [turn] * 3 + [np.full(len(firm), options.view_scale)], axis=1)
         self.prior = 1 / np.square(sizes)  # [n, 7]
+        self.focal_prior = 1 / options.focal**2 if options.focal else 0.0
         self.start = start
 
     def residuals(self, state: _State) -> tuple[Array, Array, NDArray[np.bool_]]:
@@ -168,8 +182,9 @@ class _Problem:
         local = (state.R[view] @ state.points[self.sights.point][:, :, None])[..., 0] + state.t[view]
         z = np.maximum(local[:, 2], _NEAREST)
         ahead = local[:, 2] > _NEAREST
-        u = self.K[:, 0, 0] * local[:, 0] / z + self.K[:, 0, 2] - self.sights.pixel[:, 0]
-        v = self.K[:, 1, 1] * local[:, 1] / z + self.K[:, 1, 2] - self.sights.pixel[:, 1]
+        zoom = math.exp(state.focal)
+        u = zoom * self.K[:, 0, 0] * local[:, 0] / z + self.K[:, 0, 2] - self.sights.pixel[:, 0]
+        v = zoom * self.K[:, 1, 1] * local[:, 1] / z + self.K[:, 1, 2] - self.sights.pixel[:, 1]
         far = np.where(self.known, np.log(z) - self.log_depth - state.logs[view], 0.0)
         o = self.options
         return np.stack([u / o.pixel, v / o.pixel, far / o.depth], axis=1), local, ahead
@@ -196,22 +211,25 @@ class _Problem:
     def cost(self, state: _State) -> float:
         """Robust cost, with what is known beforehand."""
         r, _, ahead = self.residuals(state)
-        return self.weigh(r, ahead)[1] + float((self.prior * np.square(self.from_start(state))).sum())
+        known = float((self.prior * np.square(self.from_start(state))).sum()) + self.focal_prior * state.focal**2
+        return self.weigh(r, ahead)[1] + known
 
-    def derivatives(self, state: _State, local: Array) -> tuple[Array, Array]:
-        """``[M, 3, 7]`` by camera and ``[M, 3, 3]`` by point."""
-        o = self.options
+    def derivatives(self, state: _State, local: Array) -> tuple[Array, Array, Array]:
+        """``[M, 3, 7]`` by camera, ``[M, 3, 3]`` by point and ``[M, 3]`` by the focal lengths' logarithm."""
+        o, zoom = self.options, math.exp(state.focal)
         z = np.maximum(local[:, 2], _NEAREST)
         by_local = np.zeros((len(z), 3, 3))
-        for row, focal in enumerate((self.K[:, 0, 0], self.K[:, 1, 1])):
+        by_focal = np.zeros((len(z), 3))
+        for row, focal in enumerate((zoom * self.K[:, 0, 0], zoom * self.K[:, 1, 1])):
             by_local[:, row, row] = focal / z / o.pixel
             by_local[:, row, 2] = -focal * local[:, row] / np.square(z) / o.pixel
+            by_focal[:, row] = focal * local[:, row] / z / o.pixel
         by_local[:, 2, 2] = np.where(self.known, 1 / z / o.depth, 0.0)
         by_camera = np.zeros((len(z), 3, 7))
         by_camera[:, :, :3] = by_local
         by_camera[:, :, 3:6] = -by_local @ cross_matrix(local)
         by_camera[:, 2, 6] = np.where(self.known, -1 / o.depth, 0.0)
-        return by_camera, by_local @ state.R[self.sights.view]
+        return by_camera, by_local @ state.R[self.sights.view], by_focal
 
 
 def adjust(
@@ -240,7 +258,7 @@ def adjust(
     n, count = len(T_cam_world), len(points)
     if not len(sights) or sights.view.max() >= n or sights.point.max() >= count or len(K) != n:
         raise InputError(f"bundle adjustment needs sights of its {n} views and {count} points")
-    state = _State(T_cam_world[:, :3, :3].copy(), T_cam_world[:, :3, 3].copy(), np.zeros(n), points.copy())
+    state = _State(T_cam_world[:, :3, :3].copy(), T_cam_world[:, :3, 3].copy(), np.zeros(n), points.copy(), 0.0)
     problem = _Problem(sights, K, state, options, np.zeros(n, dtype=bool) if firm is None else firm)
     cost, damping, rounds = problem.cost(state), 1e-4, 0
     while rounds < options.iterations:
@@ -258,38 +276,42 @@ def adjust(
             break
     T = T_cam_world.copy()
     T[:, :3, :3], T[:, :3, 3] = nearest_rotation(state.R), state.t
-    seen, z = project(problem.K, T[sights.view], state.points[sights.point])
+    seen, z = project(zoomed(problem.K, state.focal), T[sights.view], state.points[sights.point])
     off = np.where(z > _NEAREST, np.linalg.norm(seen - sights.pixel, axis=1), np.inf)
-    return Adjusted(T, state.logs, state.points, off, cost, rounds)
+    return Adjusted(T, state.logs, state.focal, state.points, off, cost, rounds)
 
 
 class _Normal:
-    """Normal equations at a state; solved for any damping."""
+    """Normal equations at a state; solved for any damping. The last unknown is the focal lengths' logarithm."""
 
     def __init__(self, problem: _Problem, state: _State) -> None:
         from scipy import sparse
 
         view, point = problem.sights.view, problem.sights.point
-        self.n, self.count = len(state.R), len(state.points)
+        self.n, self.count, self.zooms = len(state.R), len(state.points), problem.focal_prior > 0
         r, local, ahead = problem.residuals(state)
         weights, _ = problem.weigh(r, ahead)
-        by_camera, by_point = problem.derivatives(state, local)
-        weighted = by_camera * weights[:, :, None]
-        cross = np.swapaxes(weighted, 1, 2) @ by_point
-        off = problem.from_start(state)
-        self.H = _summed(np.swapaxes(weighted, 1, 2) @ by_camera, view, self.n)
-        self.H += problem.prior[:, :, None] * np.eye(7)
-        self.g = _summed((np.swapaxes(weighted, 1, 2) @ r[:, :, None])[..., 0], view, self.n) + problem.prior * off
-        weighted = by_point * weights[:, :, None]
-        self.P = _summed(np.swapaxes(weighted, 1, 2) @ by_point, point, self.count)
-        self.h = _summed((np.swapaxes(weighted, 1, 2) @ r[:, :, None])[..., 0], point, self.count)
-        rows = (7 * view[:, None, None] + np.arange(7)[None, :, None]).repeat(3, axis=2)
-        columns = (3 * point[:, None, None] + np.arange(3)[None, None, :]).repeat(7, axis=1)
-        self.W: Any = sparse.csr_matrix((cross.ravel(), (rows.ravel(), columns.ravel())),
-                                        shape=(7 * self.n, 3 * self.count))  # fmt: skip
+        by_camera, by_point, by_focal = problem.derivatives(state, local)
+        weighted = np.swapaxes(by_camera * weights[:, :, None], 1, 2)
+        cross = weighted @ by_point
+        self.H = _summed(weighted @ by_camera, view, self.n) + problem.prior[:, :, None] * np.eye(7)
+        g = _summed((weighted @ r[:, :, None])[..., 0], view, self.n) + problem.prior * problem.from_start(state)
+        self.H_focal = _summed((weighted @ by_focal[:, :, None])[..., 0], view, self.n)
+        weighted = np.swapaxes(by_point * weights[:, :, None], 1, 2)
+        self.P = _summed(weighted @ by_point, point, self.count)
+        self.h = _summed((weighted @ r[:, :, None])[..., 0], point, self.count)
+        by_both = _summed((weighted @ by_focal[:, :, None])[..., 0], point, self.count)
+        self.focal = float((weights * by_focal**2).sum()) + problem.focal_prior
+        self.g = np.append(g.ravel(), float((weights * by_focal * r).sum()) + problem.focal_prior * state.focal)
+        rows = (7 * view[:, None, None] + np.arange(7)[None, :, None]).repeat(3, axis=2).ravel()
+        columns = (3 * point[:, None, None] + np.arange(3)[None, None, :]).repeat(7, axis=1).ravel()
+        last = np.full(3 * self.count, 7 * self.n)
+        values = np.concatenate([cross.ravel(), by_both.ravel()])
+        places = (np.append(rows, last), np.append(columns, np.arange(3 * self.count)))
+        self.W: Any = sparse.csr_matrix((values, places), shape=(7 * self.n + 1, 3 * self.count))
 
-    def step(self, damping: float) -> tuple[Array, Array]:
-        """``[n, 7]`` and ``[P, 3]``; the first camera's pose stays."""
+    def step(self, damping: float) -> tuple[Array, Array, float]:
+        """``[n, 7]``, ``[P, 3]`` and the focal lengths' logarithm; the first camera's pose stays."""
         from scipy import linalg, sparse
 
         P = self.P + damping * self.P * np.eye(3) + 1e-9 * np.eye(3)
@@ -298,14 +320,17 @@ class _Normal:
         E = sparse.bsr_matrix((inverse, place[:-1], place), shape=(3 * self.count, 3 * self.count))
         WE = self.W @ E
         S = -(WE @ self.W.T).toarray()
-        diagonal = np.arange(self.n)
-        S.reshape(self.n, 7, self.n, 7)[diagonal, :, diagonal] += self.H + damping * self.H * np.eye(7)
-        right = -(self.g.ravel() - WE @ self.h.ravel())
-        free = np.arange(6, 7 * self.n)
-        cameras = np.zeros(7 * self.n)
-        cameras[free] = linalg.solve(S[6:, 6:], right[6:], assume_a="pos")
+        own = np.arange(7 * self.n).reshape(self.n, 7)
+        S[own[:, :, None], own[:, None, :]] += self.H + damping * self.H * np.eye(7)
+        S[-1, :-1] += self.H_focal.ravel()
+        S[:-1, -1] += self.H_focal.ravel()
+        S[-1, -1] += self.focal * (1 + damping)
+        right = -(self.g - WE @ self.h.ravel())
+        free = np.arange(6, 7 * self.n + self.zooms)
+        cameras = np.zeros(7 * self.n + 1)
+        cameras[free] = linalg.solve(S[np.ix_(free, free)], right[free], assume_a="pos")
         back = -(self.h.ravel() + self.W.T @ cameras).reshape(-1, 3)
-        return cameras.reshape(-1, 7), (inverse @ back[:, :, None])[..., 0]
+        return cameras[:-1].reshape(-1, 7), (inverse @ back[:, :, None])[..., 0], float(cameras[-1])
 
 
 def _summed(values: Array, group: NDArray[np.int64], count: int) -> Array:

@@ -3,7 +3,8 @@
 A network's depth can be right while its cameras are not. So each match says where a point is, by the depth map of one
 image, and where it is seen in another: that gives the second camera (perspective from n points, with random samples;
 M. Fischler and R. Bolles, CACM 1981), and all of them together the window's (:mod:`gen3r_core.mapping.bundle`). The
-unit stays that of the window's depth.
+unit stays that of the window's depth. Where the camera is not known, they tell its focal length as well: a network
+that is a tenth off has its cameras move in wrong directions.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from gen3r_core.errors import InputError
 from gen3r_core.geometry.pixels import points_of_pixels
 from gen3r_core.geometry.poses import Array, invert_poses
-from gen3r_core.mapping.bundle import Adjusted, BundleOptions, Sights, adjust, project, without_outliers
+from gen3r_core.mapping.bundle import Adjusted, BundleOptions, Sights, adjust, project, without_outliers, zoomed
 from gen3r_core.mapping.features import FeatureBook
 from gen3r_core.mapping.turning import TurnOptions, turn_between
 from gen3r_core.mapping.windows import Window
@@ -44,6 +45,9 @@ class MatchOptions:
         sure_turn: likeness of two images from which a camera only turned (:mod:`gen3r_core.mapping.turning`).
         min_share: share of a window's frames that matches and turns must give cameras of.
         better: how many times as many matches the new cameras must explain as the network's.
+        calibrated: whether the windows' intrinsics are known. Otherwise all views are taken for one camera's, with the
+            medians of what the network says and the focal length that matches tell.
+        focal: standard deviation of the logarithm of such a focal length.
         bundle: what is believed how much.
 
     Raises:
@@ -57,12 +61,19 @@ class MatchOptions:
     sure_turn: float = 0.94
     min_share: float = 0.6
     better: float = 1.02
+    calibrated: bool = True
+    focal: float = 0.15
     turns: TurnOptions = field(default_factory=TurnOptions)
     bundle: BundleOptions = field(default_factory=BundleOptions)
 
     def __post_init__(self) -> None:
-        if not self.steps or min(self.steps) < 1 or not self.pixels > 0 or self.min_matches < 6:
+        if not self.steps or min(self.steps) < 1 or not (self.pixels > 0 and self.focal > 0) or self.min_matches < 6:
             raise InputError(f"matching needs steps of 1 or more, pixels, and 6 matches at least, got {self}")
+
+    @property
+    def adjustment(self) -> BundleOptions:
+        """What is believed how much."""
+        return self.bundle if self.calibrated else replace(self.bundle, focal=self.focal)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +82,7 @@ class MatchedWindow:
 
     Attributes:
         reason: why the network's cameras were kept; empty if the matches' were taken.
-        window: with its cameras, and depth with one scale for each view.
+        window: with its cameras, and depth with one scale for each view; as it was, if there is a reason.
         matches: between its frames that fit a motion of two frames.
         before: how many of them the network's cameras explain.
         after: how many of them the cameras of the matches explain.
@@ -171,10 +182,18 @@ class _Views:
         frames = window.frames.tolist()
         self.features = [book.features(frame, window.colors[place]) for place, frame in enumerate(frames)]
         self.depth = [depth_at(window, place, one.pixels) for place, one in enumerate(self.features)]
-        self.local = [
+        self.local = self._local()
+
+    def _local(self) -> list[Array]:
+        return [
             points_of_pixels(one.pixels[:, 0], one.pixels[:, 1], depth, K)
-            for one, depth, K in zip(self.features, self.depth, window.intrinsics, strict=True)
+            for one, depth, K in zip(self.features, self.depth, self.window.intrinsics, strict=True)
         ]
+
+    def set_focal(self, log: float) -> None:
+        """Other focal lengths, by the logarithm of a factor."""
+        self.window = replace(self.window, intrinsics=zoomed(self.window.intrinsics, log))
+        self.local = self._local()
 
     def pair(self, first: int, second: int, book: FeatureBook, options: MatchOptions) -> _Pair | None:
         """Matches of two views that fit one motion, by the first one's depth."""
@@ -193,16 +212,19 @@ class _Views:
         return _Pair(usable[found[1]], found[0])
 
 
-def match_window(window: Window, book: FeatureBook, options: MatchOptions | None = None) -> MatchedWindow:
+def match_window(given: Window, book: FeatureBook, options: MatchOptions | None = None) -> MatchedWindow:
     """A window with cameras from matches, where they are better.
 
     Args:
-        window: as the network predicted it.
+        given: as the network predicted it.
         book: finds features, and remembers those that windows share.
         options: what is believed.
     """
     options = options or MatchOptions()
-    count = len(window)
+    count, window = len(given), given
+    if not options.calibrated:
+        one = np.median(given.intrinsics, axis=0, keepdims=True)
+        window = replace(given, intrinsics=np.repeat(one, count, axis=0))
     views = _Views(window, book)
     pairs: dict[tuple[int, int], _Pair] = {}
     for step in options.steps:
@@ -216,17 +238,19 @@ def match_window(window: Window, book: FeatureBook, options: MatchOptions | None
     start, firm, placed = _chained(views, pairs, own, options)
     if placed < options.min_share * count or not pairs:
         reason = f"too few matches: {placed} of {count} frames can be placed"
-        return MatchedWindow(reason, window, total, before, 0, placed)
+        return MatchedWindow(reason, given, total, before, 0, placed)
     found = _bundled(views, pairs, start, firm, options)
+    views.set_focal(found.focal_log)
     after = _explained(views, pairs, found.T_cam_world, found.depth_logs, options)
     if after < options.better * before:
         reason = f"the network's cameras explain as many matches: {before} of {total}, the matches' own {after}"
-        return MatchedWindow(reason, window, total, before, after, placed)
+        return MatchedWindow(reason, given, total, before, after, placed)
     depth = window.depth.astype(np.float32) * np.exp(found.depth_logs)[:, None, None]
     made = replace(
         window,
         depth=np.where(depth < 6e4, depth, 0).astype(np.float16),
         T_window_cam=invert_poses(found.T_cam_world),
+        intrinsics=views.window.intrinsics,
     )
     return MatchedWindow("", made, total, before, after, placed)
 
@@ -295,10 +319,10 @@ def _bundled(
 ) -> Adjusted:
     sights, points = _tracks(views, pairs, start)
     K = views.window.intrinsics
-    found = adjust(sights, K, start, points, options.bundle, firm=firm)
+    found = adjust(sights, K, start, points, options.adjustment, firm=firm)
     kept = without_outliers(sights, found, 2 * options.pixels)
     if len(kept) and len(kept) < len(sights):
-        found = adjust(kept, K, found.T_cam_world, found.points, options.bundle, firm=firm)
+        found = adjust(kept, K, found.T_cam_world, found.points, options.adjustment, firm=firm)
     return found
 
 

@@ -1,5 +1,7 @@
 """Cameras of windows from matches: better than wrong ones, refused where they are not, and where nothing matches."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from textured_room import SIZE, K, look, poses, window
@@ -56,6 +58,24 @@ def test_wrong_cameras_are_replaced(T):
     if T is AHEAD:
         assert np.log(scales).std() < 0.5 * np.log(raw).std()
     assert scales.mean() == pytest.approx(1, abs=0.06)
+
+
+def test_a_focal_length_that_is_not_known_is_told_by_matches():
+    given = window(AHEAD, scale=2.0, cameras=bent(AHEAD, 15))
+    rng = np.random.default_rng(0)
+    K_wrong = given.intrinsics.copy()
+    K_wrong[:, (0, 1), (0, 1)] *= 1.15 + 0.02 * rng.normal(size=(9, 1))
+    wrong = replace(given, intrinsics=K_wrong)
+    found = match_window(wrong, book(), MatchOptions(calibrated=False))
+    assert found.reason == ""
+    assert np.ptp(found.window.intrinsics, axis=0).max() == 0
+    assert found.window.intrinsics[0, 0, 0] / K[0, 0] == pytest.approx(1, abs=0.03)
+    before, after = (mismatch(one.T_window_cam, AHEAD) for one in (wrong, found.window))
+    assert after[0] < 0.2 * before[0]
+    kept = match_window(wrong, book())
+    assert mismatch(kept.window.T_window_cam, AHEAD)[1] > 2 * after[1]
+    nothing = match_window(replace(wrong, colors=np.full_like(wrong.colors, 128)), book(), MatchOptions(calibrated=False))
+    assert nothing.window.intrinsics is K_wrong
 
 
 def test_right_cameras_are_kept():

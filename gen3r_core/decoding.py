@@ -172,7 +172,8 @@ class Decoder:
         else:
             cameras = run_stage(self.placement, monitor, "geometry", partial(decode_cameras, *half))
             colors = self._colors(appearance, monitor)
-            prediction = fit_to_latents(self._read(colors, images, task, monitor), *cameras)
+            read = partial(self._read, colors, images, task, cameras)
+            prediction = run_stage(self.placement, monitor, "vggt", read)
         observed = torch.zeros(len(colors), dtype=torch.bool, device=colors.device)
         observed[task.known_frames(len(colors))] = True
         return assemble_scene(
@@ -183,12 +184,12 @@ class Decoder:
         decode = partial(decode_colors, self.placement, self.video_vae, appearance)
         return run_stage(self.placement, monitor, "video_decode", decode)
 
-    def _read(self, colors: Tensor, images: Tensor, task: Task, monitor: JobMonitor) -> VGGTPrediction:
+    def _read(self, colors: Tensor, images: Tensor, task: Task, cameras: tuple[Tensor, Tensor]) -> VGGTPrediction:
         """VGGT on all frames, given ones as they were given, not as they were decoded."""
         frames = colors.permute(0, 3, 1, 2).contiguous()
         for place, frame in enumerate(task.known_frames(len(frames))):
             frames[frame] = images[place]
-        return run_stage(self.placement, monitor, "vggt", partial(predict_geometry, self.placement, self.vggt, frames))
+        return fit_to_latents(predict_geometry(self.placement, self.vggt, frames), *cameras)
 
 
 def assemble_scene(

@@ -22,7 +22,7 @@ from gen3r_core.models.vggt import VGGT, VGGTPrediction
 from gen3r_core.models.vggt.tokens import unpack_tokens
 from gen3r_core.models.video_vae import decode_video
 from gen3r_core.progress import JobMonitor
-from gen3r_core.scene import Scene
+from gen3r_core.scene import CameraPath, Scene
 
 SMALLEST_FOV = 1e-3
 """Radians; predicted fields of view are kept this far from 0 and from a half turn."""
@@ -150,46 +150,43 @@ class Decoder:
         latents: Tensor,
         images: Tensor,
         task: Task,
+        cameras: str | CameraPath,
         monitor: JobMonitor,
-        *,
-        metres_per_unit: float | None = None,
     ) -> Scene:
-        """Right half to tokens, cameras, depth and points; left half to colours.
+        """Right half to tokens, cameras, depth and points; left half to colours, which VGGT may read.
 
         Args:
             latents: ``[1, C, f, h, 2w]`` float32.
             images: ``[n, 3, H, W]`` float32 in [0, 1], those that were given, of the size of the frames.
             task: says which frames they are.
+            cameras: that were asked for. "free" ones leave the latents nothing that VGGT does not see in the frames, so
+                geometry of the frames is then VGGT's alone.
             monitor: told of the stages.
-            metres_per_unit: metres in one scene unit, None when unknown.
         """
         appearance, geometry = latents.chunk(2, dim=-1)
         size = (int(images.shape[-2]), int(images.shape[-1]))
+        stage = partial(run_stage, self.placement, monitor)
         half = (self.placement, self.adapter, self.vggt, geometry, size)
+        to_colors = partial(decode_colors, self.placement, self.video_vae, appearance)
         if self.source is GeometrySource.LATENTS:
-            prediction = run_stage(self.placement, monitor, "geometry", partial(decode_geometry, *half))
-            colors = self._colors(appearance, monitor)
+            prediction = stage("geometry", partial(decode_geometry, *half))
+            colors = stage("video_decode", to_colors)
         else:
-            cameras = run_stage(self.placement, monitor, "geometry", partial(decode_cameras, *half))
-            colors = self._colors(appearance, monitor)
-            read = partial(self._read, colors, images, task, cameras)
-            prediction = run_stage(self.placement, monitor, "vggt", read)
+            guide = None if cameras == "free" else stage("geometry", partial(decode_cameras, *half))
+            colors = stage("video_decode", to_colors)
+            prediction = stage("vggt", partial(self._read, colors, images, task, guide))
         observed = torch.zeros(len(colors), dtype=torch.bool, device=colors.device)
         observed[task.known_frames(len(colors))] = True
-        return assemble_scene(
-            prediction, colors, observed, limit_depth=self.limit_depth, metres_per_unit=metres_per_unit
-        )
+        scale = cameras.metres_per_unit if isinstance(cameras, CameraPath) else None
+        return assemble_scene(prediction, colors, observed, limit_depth=self.limit_depth, metres_per_unit=scale)
 
-    def _colors(self, appearance: Tensor, monitor: JobMonitor) -> Tensor:
-        decode = partial(decode_colors, self.placement, self.video_vae, appearance)
-        return run_stage(self.placement, monitor, "video_decode", decode)
-
-    def _read(self, colors: Tensor, images: Tensor, task: Task, cameras: tuple[Tensor, Tensor]) -> VGGTPrediction:
+    def _read(self, colors: Tensor, images: Tensor, task: Task, guide: tuple[Tensor, Tensor] | None) -> VGGTPrediction:
         """VGGT on all frames, given ones as they were given, not as they were decoded."""
         frames = colors.permute(0, 3, 1, 2).contiguous()
         for place, frame in enumerate(task.known_frames(len(frames))):
             frames[frame] = images[place]
-        return fit_to_latents(predict_geometry(self.placement, self.vggt, frames), *cameras)
+        prediction = predict_geometry(self.placement, self.vggt, frames)
+        return prediction if guide is None else fit_to_latents(prediction, *guide)
 
 
 def assemble_scene(

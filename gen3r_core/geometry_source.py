@@ -14,8 +14,9 @@ class GeometrySource(StrEnum):
 
     Attributes:
         LATENTS: all of it is decoded from the geometry half of the latents, as published (arXiv 2601.04090).
-        FRAMES: VGGT reads depth and points from the frames themselves, which costs one more pass of it; cameras and
-            unit stay those of the latents (see :func:`gen3r_core.decoding.fit_to_latents`).
+        FRAMES: VGGT reads depth and points from the frames themselves, which costs one more pass of it. Where a path
+            of cameras was asked for, cameras and unit stay those of the latents (see
+            :func:`gen3r_core.decoding.fit_to_latents`); where none was, all of it is VGGT's.
     """
 
     LATENTS = "latents"

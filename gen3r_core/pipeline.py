@@ -380,8 +380,7 @@ class Gen3RPipeline:
         """Job by job: decoding a clip fills the memory."""
         networks = (self.video_vae, self.geometry_adapter, self.vggt)
         decoder = Decoder(self.placement, *networks, geometry_source(sampling.geometry), sampling.limit_depth)
-        scenes = []
-        for job, own_latents, own_images in zip(jobs, latents, images, strict=True):
-            scale = job.cameras.metres_per_unit if isinstance(job.cameras, CameraPath) else None
-            scenes.append(decoder.scene(own_latents[None], own_images, job.task, monitor, metres_per_unit=scale))
-        return scenes
+        return [
+            decoder.scene(own_latents[None], own_images, job.task, job.cameras, monitor)
+            for job, own_latents, own_images in zip(jobs, latents, images, strict=True)
+        ]

@@ -8,7 +8,7 @@ from lively import assert_scenes_close, lively_pipeline
 from scene_equality import identical
 
 from gen3r_core.conditioning import Task
-from gen3r_core.decoding import fit_to_latents
+from gen3r_core.decoding import assemble_scene, fit_to_latents
 from gen3r_core.errors import InputError
 from gen3r_core.execution.levels import LEVELS
 from gen3r_core.geometry.cameras import decode_pose_encoding
@@ -36,7 +36,17 @@ def images(count=5, height=90, width=130, seed=0):
 
 
 def job(task=Task.TWO_VIEW, **values):
-    return Job(**{"images": images(), "task": task, "prompt": "a room"} | values)
+    return Job(**{"images": images(), "task": task, "prompt": "a room", "cameras": "arc_left"} | values)
+
+
+def as_read(pipeline, scene, asked):
+    """What VGGT says of a job's frames, the given ones as they were given."""
+    frames = scene.colors.permute(0, 3, 1, 2).clone()
+    given = resize_and_crop(asked.images, (112, 112))[0]
+    known = asked.task.known_frames(5)
+    frames[known] = given[[0, -1]] if asked.task is Task.TWO_VIEW else given[: len(known)]
+    with torch.no_grad():
+        return pipeline.vggt(frames[None])
 
 
 def random(*shape, seed=0):
@@ -74,25 +84,32 @@ def test_depth_gets_the_unit_of_the_latents_and_points_keep_their_place_before_t
 # --- jobs ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", [Task.ONE_VIEW, Task.TWO_VIEW, Task.ALL_VIEW])
+@pytest.mark.parametrize("task", [Task.ONE_VIEW, Task.TWO_VIEW])
 def test_vggt_reads_all_frames_those_that_were_given_as_they_were_given(pipeline, task):
     asked = job(task)
     plain = pipeline.generate(asked, LATENTS)
     scene = pipeline.generate(asked, FRAMES)
     for name in OF_LATENTS:
         assert torch.equal(getattr(scene, name), getattr(plain, name)), name
-    frames = scene.colors.permute(0, 3, 1, 2).clone()
-    known = task.known_frames(5)
-    given = resize_and_crop(asked.images, (112, 112))[0]
-    frames[known] = given[[0, -1]] if task is Task.TWO_VIEW else given[: len(known)]
-    with torch.no_grad():
-        seen = pipeline.vggt(frames[None])
+    seen = as_read(pipeline, scene, asked)
     scale = (plain.depth / seen.depth[0]).median()
     torch.testing.assert_close(scene.depth, seen.depth[0] * scale)
     assert torch.equal(scene.depth_confidence, seen.depth_confidence[0])
     assert (plain.depth / scene.depth).median() == pytest.approx(1, rel=1e-4)
     torch.testing.assert_close(scene.points, unproject_depth(scene.depth, scene.T_cam_world, scene.intrinsics))
     assert not torch.allclose(scene.depth, plain.depth, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("task", "cameras"), [(Task.TWO_VIEW, "free"), (Task.ALL_VIEW, "arc_left")])
+def test_without_a_path_all_of_it_is_vggts(pipeline, task, cameras):
+    """A path is ignored where all frames are given."""
+    asked, monitor = job(task, cameras=cameras), JobMonitor()
+    scene = pipeline.generate(asked, FRAMES, monitor=monitor)
+    assert torch.equal(scene.colors, pipeline.generate(asked, LATENTS).colors)
+    expected = assemble_scene(as_read(pipeline, scene, asked), scene.colors, scene.observed, limit_depth=True)
+    assert_scenes_close(scene, expected, 1e-6)
+    assert list(monitor.seconds)[-2:] == ["video_decode", "vggt"]
+    assert "geometry" not in monitor.seconds
 
 
 def test_one_frame(pipeline):
@@ -131,17 +148,17 @@ def test_at_other_levels(pipeline, name, limit):
 
 
 def test_memory_that_runs_out(pipeline):
-    sampling, calls = replace(FRAMES, num_frames=1), []
+    sampling, asked, calls = replace(FRAMES, num_frames=1), job(cameras="free"), []
 
     def full(*_):
         calls.append(1)
         if len(calls) == 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    expected = pipeline.generate(job(), sampling)
+    expected = pipeline.generate(asked, sampling)
     hook, monitor = pipeline.vggt.aggregator.register_forward_pre_hook(full), JobMonitor()
     try:
-        scene = pipeline.generate(job(), sampling, monitor=monitor)
+        scene = pipeline.generate(asked, sampling, monitor=monitor)
     finally:
         hook.remove()
         pipeline.placement.change(LEVELS[0])

@@ -161,7 +161,7 @@ def _generate(
     from gen3r_core.progress import JobMonitor, Progress
 
     # Single stages before and after denoising, and the files.
-    stages = _STAGES + (sampling.geometry == GeometrySource.FRAMES)
+    stages = _STAGES + (sampling.geometry == GeometrySource.FRAMES and job.cameras != "free")
     with tqdm(total=sampling.steps + _WRITTEN + stages, desc="start", unit="step", mininterval=0.5) as bar:
 
         def show(progress: Progress) -> None:

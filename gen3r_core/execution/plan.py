@@ -200,6 +200,10 @@ class Planner:
         chunk = level.frames_per_chunk
         branches = 2 if self._guided and level.branches_together else 1
         denoise = partial(self._denoise, branches=branches, parts=level.feed_forward_parts)
+        of_latents: list[tuple[str, tuple[str, ...], partial[object]]] = [
+            ("adapter", ("geometry_adapter",), partial(self._adapter)),
+            ("geometry", ("vggt",), partial(self._heads, chunk=chunk)),
+        ]
         return [
             ("text", ("text_encoder",), partial(self._text)),
             ("image", ("image_encoder",), partial(self._image)),
@@ -207,8 +211,7 @@ class Planner:
             ("cameras", ("transformer",), partial(self._cameras)),
             ("video_encode", ("video_vae",), partial(self._encode)),
             ("denoise", ("transformer",), denoise),
-            ("adapter", ("geometry_adapter",), partial(self._adapter)),
-            ("geometry", ("vggt",), partial(self._heads, chunk=chunk)),
+            *([] if self._reads_frames and self._task is Task.ALL_VIEW else of_latents),
             ("video_decode", ("video_vae",), partial(self._colors)),
             *([("vggt", ("vggt",), partial(self._frames, chunk=chunk))] if self._reads_frames else []),
         ]

@@ -32,6 +32,9 @@ def test_plan_with_geometry_of_the_frames(tmp_path):
     assert done.code == 0, done.err
     plans = json.loads((tmp_path / "plan.json").read_text())
     assert all(list(plan["stages"])[-3:] == ["geometry", "video_decode", "vggt"] for plan in plans)
+    done = gen3r("plan", "--model", "tiny", "--device", "cpu", "--geometry", "frames", "--task", "allview")
+    assert "video_decode" in done.out
+    assert "geometry" not in done.out
 
 
 def test_plan_of_a_checkpoint_within_a_budget(own_checkpoint):

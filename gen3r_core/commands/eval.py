@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from gen3r_core.evaluation.tasks import Evaluated
     from gen3r_core.jobs import Sampling
 
-TASKS = ("vae", "adapter", "feedforward", "1view", "2view", "allview")
+TASKS = ("vae", "adapter", "feedforward", "refined", "1view", "2view", "allview")
 PROMPTS = ("right", "none", "wrong")
-_GENERATIONS = TASKS[3:]
+_GENERATIONS = TASKS[4:]
 
 
 def add_parser(commands: Any) -> None:

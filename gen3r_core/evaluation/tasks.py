@@ -18,6 +18,7 @@ from gen3r_core.conditioning import LatentShape, Task
 from gen3r_core.devices import memory_errors
 from gen3r_core.errors import InputError
 from gen3r_core.evaluation.predictions import Geometry, Prediction, Stopwatch, geometries
+from gen3r_core.evaluation.refined import RefinedTask
 from gen3r_core.evaluation.scenes import TrueScene
 from gen3r_core.execution.calibration import Calibration
 from gen3r_core.execution.profiles import PROFILES, Profile
@@ -50,6 +51,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "vae": ("video_vae",),
     "adapter": ("vggt", "geometry_adapter"),
     "feedforward": ("vggt",),
+    "refined": ("vggt",),
 } | {
     task.value: ("transformer", "video_vae", "geometry_adapter", "vggt", "image_encoder", "text_encoder")
     for task in Task
@@ -306,6 +308,8 @@ def load_task(
         return VideoVAETask(parts[0])
     if name == "feedforward":
         return FeedForwardTask(parts[0], kernel, profile.key_squares)
+    if name == "refined":
+        return RefinedTask(parts[0], kernel)
     return AdapterTask(parts[0], parts[1], kernel)
 
 
@@ -317,7 +321,7 @@ def check_shape(name: str, num_frames: int, size: tuple[int, int]) -> None:
     """
     if name in tuple(Task):
         LatentShape(num_frames, *size)
-    elif name != "feedforward" and num_frames % FOLD != 1:
+    elif name not in ("feedforward", "refined") and num_frames % FOLD != 1:
         raise InputError(f"task {name} takes clips of 4k+1 frames (1, 5, 9, ...), got {num_frames}")
 
 

@@ -25,7 +25,16 @@ from gen3r_core.geometry.poses import Array
 from gen3r_core.io.atomic import atomic_path, output_error, write_json_atomic
 from gen3r_core.progress import JobMonitor
 
-__all__ = ["Prediction", "Predictor", "SequenceFrame", "Window", "WindowOptions", "WindowStore", "run_windows"]
+__all__ = [
+    "Prediction",
+    "Predictor",
+    "SequenceFrame",
+    "Window",
+    "WindowOptions",
+    "WindowStore",
+    "run_windows",
+    "window_of",
+]
 
 _LARGEST_HALF = 65504.0
 _IN_MEMORY = 4
@@ -249,7 +258,9 @@ class WindowStore:
         kept = self.find(name)
         if kept is not None and _same(kept, frames, stamps, colors):
             return kept
-        window = _window(predictor(colors), np.array(frames, dtype=np.int64), np.array(stamps, dtype=np.int64), colors)
+        window = window_of(
+            predictor(colors), np.array(frames, dtype=np.int64), np.array(stamps, dtype=np.int64), colors
+        )
         self.put(name, window)
         return window
 
@@ -330,9 +341,20 @@ def run_windows(
     return names
 
 
-def _window(
+def window_of(
     found: Prediction, frames: NDArray[np.int64], stamps: NDArray[np.int64], colors: NDArray[np.uint8]
 ) -> Window:
+    """A prediction with the frames that it is of.
+
+    Args:
+        found: the prediction.
+        frames: ``[n]`` int64, the frames' numbers in the sequence, rising.
+        stamps: ``[n]`` int64.
+        colors: ``[n, H, W, 3]`` uint8 RGB.
+
+    Raises:
+        InputError: shapes do not fit, or a camera is not finite.
+    """
     from gen3r_core.geometry.poses import checked_poses
 
     count, size = len(frames), colors.shape[1:3]

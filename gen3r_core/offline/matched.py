@@ -1,4 +1,4 @@
-"""Windows whose cameras are those of matches between images, and whose depth is fitted to them.
+"""Windows whose cameras are those of matches between images, and whose depth is corrected by what these show.
 
 Without odometry a network's cameras are all there is, and those of small networks are tens of degrees off where a
 robot turns. Matches are exact: see :mod:`gen3r_core.mapping.matched`.
@@ -9,23 +9,21 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from gen3r_core.mapping.features import FeatureBook
-from gen3r_core.mapping.matched import MatchedWindow, MatchOptions, match_window
-from gen3r_core.mapping.windows import Window, WindowStore
-from gen3r_core.offline.anchored import Notes, fit_window
+from gen3r_core.mapping.matched import MatchOptions
+from gen3r_core.mapping.refining import RefineOptions, refine_window
+from gen3r_core.mapping.windows import WindowStore
+from gen3r_core.offline.anchored import Notes
+from gen3r_core.offline.keyframes import Keyframes
 from gen3r_core.progress import JobMonitor
-from gen3r_core.reconstruction.anchoring import AnchorOptions
 
-__all__ = ["match_windows"]
+__all__ = ["feature_book", "match_windows", "refinement"]
 
 _NOTES = "notes.json"
-_ANCHOR = AnchorOptions(longest=160, smallest=0.5, largest=2.0)
-"""The cameras' unit is that of the depth already, but for some percent."""
 
 
 def match_windows(
@@ -35,7 +33,7 @@ def match_windows(
     book: FeatureBook,
     monitor: JobMonitor,
     device: torch.device | str = "cpu",
-    options: MatchOptions | None = None,
+    options: RefineOptions | None = None,
 ) -> dict[str, Any]:
     """Give windows the cameras of matches, where those explain the images better.
 
@@ -61,10 +59,10 @@ def match_windows(
     monitor.report("match", 0, len(names))
     for number, name in enumerate(names):
         if name not in notes.found or matched.find(name) is None:
-            found = match_window(raw.get(name), book, options)
-            window, how = _anchored(found, device)
+            found = refine_window(raw.get(name), book, options, device)
+            how = f"as predicted; {found.reason}" if found.reason else "cameras of matches"
             notes.take(name, f"{how}|{found.matches} {found.before} {found.after}")
-            matched.put(name, window)
+            matched.put(name, found.window)
         monitor.report("match", number + 1, len(names))
     counts = [[int(value) for value in note.rpartition("|")[2].split()] for note in notes.found.values()]
     total, before, after = (sum(column) for column in zip(*counts, strict=True))
@@ -73,10 +71,16 @@ def match_windows(
     return {"windows": dict(Counter(reasons)), "matches": total, "before": before, "after": after}
 
 
-def _anchored(found: MatchedWindow, device: torch.device | str) -> tuple[Window, str]:
-    if found.reason:
-        return found.window, f"as predicted; {found.reason}"
-    fitted = fit_window(found.window, found.window.T_window_cam, device, _ANCHOR)
-    if isinstance(fitted, str):
-        return found.window, "cameras of matches"
-    return replace(fitted, T_window_cam=found.window.T_window_cam), "cameras of matches and depth fitted to them"
+def feature_book(keyframes: Keyframes, camera: str) -> FeatureBook:
+    """Features of a camera's keyframes, of finer images than the model's where they are kept."""
+    numbers = keyframes.of(camera)
+    if not keyframes.has_fine(numbers[0]):
+        return FeatureBook(lambda frame: keyframes.image(numbers[frame]))
+    size = keyframes.image(numbers[0]).shape[:2]
+    return FeatureBook(lambda frame: keyframes.fine(numbers[frame]), size=(size[0], size[1]))
+
+
+def refinement(keyframes: Keyframes, camera: str) -> RefineOptions:
+    """How a camera's windows are refined: with its focal length, or with what matches tell of it."""
+    known = all(keyframes.table[number].intrinsics is not None for number in keyframes.of(camera))
+    return RefineOptions(match=MatchOptions(calibrated=known))

@@ -12,7 +12,6 @@ import numpy as np
 from gen3r_core.errors import InputError
 from gen3r_core.io.atomic import atomic_path
 from gen3r_core.io.images import read_image, write_image
-from gen3r_core.mapping.features import FeatureBook
 from gen3r_core.mapping.fusion import PlacedView, placed_views
 from gen3r_core.mapping.windows import Predictor, WindowStore, run_windows
 from gen3r_core.maps.folder import check_map_destination, write_map
@@ -23,7 +22,7 @@ from gen3r_core.offline.frames import MapFrames
 from gen3r_core.offline.fusing import choose_voxel, fuse_cloud, make_mesh, read_view, save_view
 from gen3r_core.offline.generation import Ends, generate_views
 from gen3r_core.offline.keyframes import Keyframes, select_keyframes
-from gen3r_core.offline.matched import match_windows
+from gen3r_core.offline.matched import feature_book, match_windows, refinement
 from gen3r_core.offline.model import CalibratedPredictor, OfflineModel, fingerprint
 from gen3r_core.offline.options import OfflineOptions, Stretch
 from gen3r_core.offline.placing import PRECISE, Placed, correction, drift_of, place, window_scales
@@ -175,19 +174,11 @@ class _Run:
         if self.work.facts_of("match") is None:
             with self.work.stage("match") as facts:
                 facts["cameras"] = [
-                    match_windows(raw[index], names[index], matched[index], self._book(keyframes, camera),
-                                  self.monitor, self.model.device)
+                    match_windows(raw[index], names[index], matched[index], feature_book(keyframes, camera),
+                                  self.monitor, self.model.device, refinement(keyframes, camera))
                     for index, camera in enumerate(keyframes.cameras)
                 ]  # fmt: skip
         return matched
-
-    @staticmethod
-    def _book(keyframes: Keyframes, camera: str) -> FeatureBook:
-        numbers = keyframes.of(camera)
-        if not keyframes.has_fine(numbers[0]):
-            return FeatureBook(lambda frame: keyframes.image(numbers[frame]))
-        size = keyframes.image(numbers[0]).shape[:2]
-        return FeatureBook(lambda frame: keyframes.fine(numbers[frame]), size=(size[0], size[1]))
 
     # ------------------------------------------------------------------ anchor
 
@@ -242,7 +233,7 @@ class _Run:
             drift = PRECISE
         return place(
             store, names, predictor, poses, drift, metres=bool(keyframes.facts["metric"]), graph=self.options.graph,
-            surfaces=self._anchoring(keyframes), book=self._book(keyframes, camera) if self.options.matches else None,
+            surfaces=self._anchoring(keyframes), book=feature_book(keyframes, camera) if self.options.matches else None,
             depth_scales=window_scales(store, names, keyframes, numbers), monitor=self.monitor,
         )  # fmt: skip
 

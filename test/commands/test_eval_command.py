@@ -53,7 +53,7 @@ def scene_of(data, folder):
 
 def test_the_words_are_those_of_the_library():
     assert tuple(PARTS) == TASKS
-    assert set(TASKS[3:]) == set(Task)
+    assert set(TASKS[4:]) == set(Task)
     assert PROMPTS[0] == "right"
 
 
@@ -63,6 +63,7 @@ def test_the_words_are_those_of_the_library():
         ("vae", IMAGES, {}),
         ("adapter", GEOMETRY, {"vggt": GEOMETRY}),
         ("feedforward", GEOMETRY, {}),
+        ("refined", GEOMETRY, {"vggt": GEOMETRY}),
         ("1view", IMAGES | GEOMETRY, {"nearest": IMAGES, "vggt": GEOMETRY}),
         ("2view", IMAGES | GEOMETRY, {"nearest": IMAGES, "crossfade": IMAGES, "vggt": GEOMETRY}),
         ("allview", IMAGES | GEOMETRY, {"vggt": GEOMETRY}),

@@ -10,6 +10,7 @@ from gen3r_core.conditioning import LatentShape, Task, fold_time, pack_cameras
 from gen3r_core.errors import CheckpointError, InputError
 from gen3r_core.evaluation.parts import open_for_evaluation, shape_of
 from gen3r_core.evaluation.predictions import Geometry, Stopwatch
+from gen3r_core.evaluation.refined import RefinedTask
 from gen3r_core.evaluation.tasks import (
     PARTS,
     AdapterTask,
@@ -177,7 +178,7 @@ def load(name, checkpoint):
 
 
 def test_only_what_a_task_needs_is_opened(parts, scenes, tmp_path):
-    kinds = {"vae": VideoVAETask, "adapter": AdapterTask, "feedforward": FeedForwardTask}
+    kinds = {"vae": VideoVAETask, "adapter": AdapterTask, "feedforward": FeedForwardTask, "refined": RefinedTask}
     for name, kind in kinds.items():
         task = load(name, open_for_evaluation(parts))
         assert isinstance(task, kind)
@@ -188,7 +189,7 @@ def test_only_what_a_task_needs_is_opened(parts, scenes, tmp_path):
     assert list(open_for_evaluation(parts / "vggt").components) == ["vggt"]
     with pytest.raises(CheckpointError, match="has no transformer"):
         load("1view", open_for_evaluation(parts))
-    assert set(PARTS) == {"vae", "adapter", "feedforward", *Task}
+    assert set(PARTS) == {"vae", "adapter", "feedforward", "refined", *Task}
 
 
 def test_a_part_takes_the_place_of_the_checkpoints_own(parts, tmp_path):
@@ -213,6 +214,7 @@ def test_frames_and_size(parts):
     with pytest.raises(InputError, match="nothing says for how many frames and which size these parts are; give"):
         shape_of(loose, 9, None)
     check_shape("feedforward", 6, (28, 42))
+    check_shape("refined", 6, (28, 42))
     check_shape("vae", 5, (64, 64))
     for name, frames, size in (("vae", 6, (64, 64)), ("adapter", 4, (112, 112)), ("1view", 6, (112, 112)),
                                ("2view", 5, (100, 112))):  # fmt: skip

@@ -74,7 +74,8 @@ def test_a_focal_length_that_is_not_known_is_told_by_matches():
     assert after[0] < 0.2 * before[0]
     kept = match_window(wrong, book())
     assert mismatch(kept.window.T_window_cam, AHEAD)[1] > 2 * after[1]
-    nothing = match_window(replace(wrong, colors=np.full_like(wrong.colors, 128)), book(), MatchOptions(calibrated=False))
+    blank = replace(wrong, colors=np.full_like(wrong.colors, 128))
+    nothing = match_window(blank, book(), MatchOptions(calibrated=False))
     assert nothing.window.intrinsics is K_wrong
 
 

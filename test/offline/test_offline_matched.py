@@ -1,5 +1,7 @@
 """The stage that gives windows cameras of matches: what it says it did, and what it does not do again."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from textured_room import poses, window
@@ -10,7 +12,7 @@ from gen3r_core.mapping.known import mismatch
 from gen3r_core.mapping.similarity import so3_exp
 from gen3r_core.mapping.windows import WindowStore
 from gen3r_core.offline import matched as module
-from gen3r_core.offline.matched import match_windows
+from gen3r_core.offline.matched import match_windows, refinement
 from gen3r_core.progress import JobMonitor
 
 TRUE = poses(np.linspace(0, 30, 8), np.stack([np.linspace(0, 0.9, 8), np.zeros(8), np.linspace(-1, 0, 8)], axis=1))
@@ -39,7 +41,7 @@ def test_windows_get_the_cameras_that_explain_the_images(stores, monkeypatch):
     monitor = JobMonitor(lambda p: told.append((p.stage, p.step, p.total)) or True)
     facts = match_windows(raw, NAMES, matched, book(), monitor)
     assert facts["windows"] == {
-        "cameras of matches and depth fitted to them": 1,
+        "cameras of matches": 1,
         "as predicted; the network's cameras explain as many matches": 1,
         "as predicted; too few matches": 1,
     }
@@ -52,12 +54,13 @@ def test_windows_get_the_cameras_that_explain_the_images(stores, monkeypatch):
     own = np.linalg.norm(np.diff(invert_poses(made.T_window_cam)[:, :3, 3], axis=0), axis=1).sum()
     assert true / own == pytest.approx(3.0, rel=0.08)
     np.testing.assert_array_equal(matched.get("blank").T_window_cam, raw.get("blank").T_window_cam)
-    monkeypatch.setattr(module, "match_window", lambda *_: pytest.fail("done before"))
+    monkeypatch.setattr(module, "refine_window", lambda *_: pytest.fail("done before"))
     assert match_windows(raw, NAMES, matched, book(), JobMonitor()) == facts
 
 
-def test_depth_that_cannot_be_fitted_stays(stores, monkeypatch):
-    raw, matched = stores
-    monkeypatch.setattr(module, "fit_window", lambda *_: "too little motion")
-    facts = match_windows(raw, ["bent"], matched, book(), JobMonitor())
-    assert facts["windows"] == {"cameras of matches": 1}
+@pytest.mark.parametrize("known", [True, False])
+def test_the_focal_length_is_looked_for_where_it_is_not_known(known):
+    rows = [SimpleNamespace(intrinsics=np.eye(3) if known or number else None) for number in range(3)]
+    keyframes = SimpleNamespace(of=lambda camera: {"front": [0, 1, 2], "rear": [1, 2]}[camera], table=rows)
+    assert refinement(keyframes, "front").match.calibrated == known
+    assert refinement(keyframes, "rear").match.calibrated

@@ -1,0 +1,71 @@
+"""VGGT on all frames, refined as ``gen3r reconstruct`` does it: cameras of matches, and depth that fits them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gen3r_core.evaluation.predictions import Geometry, Prediction, Stopwatch
+from gen3r_core.evaluation.scenes import TrueScene
+from gen3r_core.geometry.poses import invert_poses
+from gen3r_core.geometry.unprojection import unproject_depth
+from gen3r_core.mapping.features import FeatureBook
+from gen3r_core.mapping.matched import MatchOptions
+from gen3r_core.mapping.predictor import VggtPredictor
+from gen3r_core.mapping.refining import RefineOptions, refine_window
+from gen3r_core.mapping.windows import Window, window_of
+from gen3r_core.models.vggt import VGGT
+from gen3r_core.progress import Callback
+
+__all__ = ["RefinedTask"]
+
+_OPTIONS = RefineOptions(match=MatchOptions(calibrated=False))
+
+
+class RefinedTask:
+    """VGGT with its cameras and depth refined; and VGGT alone. Intrinsics are not known to it.
+
+    Args:
+        vggt: the network.
+        attention: kernel.
+    """
+
+    task = None
+
+    def __init__(self, vggt: VGGT, attention: str = "auto") -> None:
+        self._predict = VggtPredictor(vggt, "", attention=attention)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        scenes: Sequence[TrueScene],
+        *,
+        warm_up: bool = False,  # noqa: ARG002
+        callback: Callback | None = None,  # noqa: ARG002
+    ) -> list[Prediction]:
+        """See :class:`gen3r_core.evaluation.tasks.Evaluated`; one clip after the other."""
+        return [self._one(scene) for scene in scenes]
+
+    def _one(self, scene: TrueScene) -> Prediction:
+        device = scene.colors.device
+        colors = scene.colors.movedim(1, -1).mul(255).round().byte().cpu().numpy()
+        before, after = Stopwatch(device), Stopwatch(device)
+        with before.running(), after.running():
+            found = self._predict(colors)
+        numbers = np.arange(len(colors))
+        window = window_of(found, numbers, numbers, colors)
+        plain = _geometry(window, torch.from_numpy(found.depth).float(), device)
+        with after.running():
+            made = refine_window(window, FeatureBook(lambda frame: colors[frame]), _OPTIONS, device).window
+        depth = torch.from_numpy(np.where(made.depth > 0, made.depth, found.depth)).float()
+        refined = plain if made is window else _geometry(made, depth, device)
+        return Prediction(None, refined, plain, after.seconds, before.seconds)
+
+
+def _geometry(window: Window, depth: Tensor, device: torch.device) -> Geometry:
+    poses = torch.from_numpy(invert_poses(window.T_window_cam)).float()
+    points = unproject_depth(depth, poses[:, :3], torch.from_numpy(window.intrinsics).float())
+    return Geometry(depth.to(device), points.to(device), poses.to(device))

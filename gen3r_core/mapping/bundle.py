@@ -46,7 +46,7 @@ class BundleOptions:
         InputError: a number is not positive, or ``focal`` negative.
     """
 
-    pixel: float = 0.7
+    pixel: float = 0.3
     depth: float = 0.15
     view_scale: float = 0.05
     place: float = 0.5

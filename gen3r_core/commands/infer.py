@@ -156,12 +156,14 @@ def _generate(
     from tqdm import tqdm
 
     from gen3r_core.bench import describe_machine
+    from gen3r_core.conditioning import Task
     from gen3r_core.geometry_source import GeometrySource
     from gen3r_core.io.results import write_scene
     from gen3r_core.progress import JobMonitor, Progress
 
     # Single stages before and after denoising, and the files.
-    stages = _STAGES + (sampling.geometry == GeometrySource.FRAMES and job.cameras != "free")
+    follows_path = job.task is not Task.ALL_VIEW and job.cameras != "free"
+    stages = _STAGES + (sampling.geometry == GeometrySource.FRAMES and follows_path)
     with tqdm(total=sampling.steps + _WRITTEN + stages, desc="start", unit="step", mininterval=0.5) as bar:
 
         def show(progress: Progress) -> None:

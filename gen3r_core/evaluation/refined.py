@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from gen3r_core.evaluation.predictions import Geometry, Prediction, Stopwatch
 from gen3r_core.evaluation.scenes import TrueScene
+from gen3r_core.execution.thinned_keys import ThinnedKeys
 from gen3r_core.geometry.poses import invert_poses
 from gen3r_core.geometry.unprojection import unproject_depth
 from gen3r_core.mapping.features import FeatureBook
@@ -31,11 +33,13 @@ class RefinedTask:
     Args:
         vggt: the network.
         attention: kernel.
+        key_squares: see :class:`gen3r_core.execution.profiles.Profile`.
     """
 
     task = None
 
-    def __init__(self, vggt: VGGT, attention: str = "auto") -> None:
+    def __init__(self, vggt: VGGT, attention: str = "auto", key_squares: int = 1) -> None:
+        self._vggt, self._key_squares = vggt, key_squares
         self._predict = VggtPredictor(vggt, "", attention=attention)
 
     @torch.no_grad()
@@ -53,13 +57,15 @@ class RefinedTask:
         device = scene.colors.device
         colors = scene.colors.movedim(1, -1).mul(255).round().byte().cpu().numpy()
         before, after = Stopwatch(device), Stopwatch(device)
-        with before.running(), after.running():
+        thinned = ThinnedKeys(self._vggt, self._key_squares) if self._key_squares > 1 else nullcontext()
+        with thinned, before.running(), after.running():
             found = self._predict(colors)
         numbers = np.arange(len(colors))
         window = window_of(found, numbers, numbers, colors)
         plain = _geometry(window, torch.from_numpy(found.depth).float(), device)
         with after.running():
             made = refine_window(window, FeatureBook(lambda frame: colors[frame]), _OPTIONS, device).window
+        # What a window cannot hold is unknown there, and nothing that may be left out of a figure.
         depth = torch.from_numpy(np.where(made.depth > 0, made.depth, found.depth)).float()
         refined = plain if made is window else _geometry(made, depth, device)
         return Prediction(None, refined, plain, after.seconds, before.seconds)

@@ -309,7 +309,7 @@ def load_task(
     if name == "feedforward":
         return FeedForwardTask(parts[0], kernel, profile.key_squares)
     if name == "refined":
-        return RefinedTask(parts[0], kernel)
+        return RefinedTask(parts[0], kernel, profile.key_squares)
     return AdapterTask(parts[0], parts[1], kernel)
 
 

@@ -22,10 +22,10 @@ from gen3r_core.io.atomic import write_json_atomic
 from gen3r_core.mapping.joining import shared_frames
 from gen3r_core.mapping.windows import Window, WindowStore
 from gen3r_core.progress import JobMonitor
-from gen3r_core.reconstruction.anchoring import Anchored, AnchorOptions, anchor_depth
+from gen3r_core.reconstruction.anchoring import AnchorOptions, anchor_depth
 from gen3r_core.reconstruction.metric import scale_from_depth
 
-__all__ = ["Notes", "anchor_windows", "fit_window"]
+__all__ = ["Notes", "anchor_windows"]
 
 _PIXEL_CENTRE = 0.5
 _DOUBTED = 0.1
@@ -69,7 +69,7 @@ def anchor_windows(
         there = bool(np.isfinite(own).all())
         kept = fitted.find(name)
         if kept is None:
-            made = fit_window(window, own, device) if there else "not all of its poses are known"
+            made = _fitted(window, own, device) if there else "not all of its poses are known"
             note = f"as predicted: {made}" if isinstance(made, str) else "fitted"
             if isinstance(made, str) and there and before is not None:
                 scaled = _scaled(window, own, before)
@@ -101,30 +101,17 @@ def _moved(poses: Array) -> Array:
     return np.asarray(invert_poses(poses[0]) @ poses)
 
 
-def fit_window(
-    window: Window, poses: Array, device: torch.device | str, options: AnchorOptions = _OPTIONS
-) -> Window | str:
-    """A window with known cameras and depth that fits them, or why there is none.
-
-    Args:
-        window: with the depth of the model.
-        poses: ``[n, 4, 4]`` its cameras, camera to some world.
-        device: where to compare images.
-        options: how depth is fitted.
-    """
-    found = _anchored(window, poses, device, options)
-    if found.reason:
-        return found.reason
-    agreeing = (found.agreeing >= found.needed).cpu().numpy()
-    return _with(window, poses, found.depth.cpu().numpy().astype(np.float32), agreeing)
-
-
-def _anchored(window: Window, poses: Array, device: torch.device | str, options: AnchorOptions) -> Anchored:
+def _fitted(window: Window, poses: Array, device: torch.device | str) -> Window | str:
+    """A window with known cameras ``[n, 4, 4]`` (camera to world) and depth that fits them, or why there is none."""
     K = window.intrinsics.copy()
     K[:, :2, 2] += _PIXEL_CENTRE
     images = torch.from_numpy(window.colors).to(device).permute(0, 3, 1, 2).float() / 255
     depth = torch.from_numpy(window.depth.astype(np.float32)).to(device).clamp(min=1e-3)
-    return anchor_depth(images, depth, torch.from_numpy(K).to(device), torch.from_numpy(poses).to(device), options)
+    found = anchor_depth(images, depth, torch.from_numpy(K).to(device), torch.from_numpy(poses).to(device), _OPTIONS)
+    if found.reason:
+        return found.reason
+    agreeing = (found.agreeing >= found.needed).cpu().numpy()
+    return _with(window, poses, found.depth.cpu().numpy().astype(np.float32), agreeing)
 
 
 def _scaled(window: Window, poses: Array, before: Window) -> Window | None:

@@ -78,14 +78,15 @@ def sweep_depth(
     """Correct depth maps.
 
     Args:
-        images: ``[N, 3, H, W]`` RGB in [0, 1].
-        depth: ``[N, H, W]`` along the cameras' z; not positive where unknown.
-        intrinsics: ``[N, 3, 3]`` pixels, the first one's corner at (0, 0).
-        T_world_cam: ``[N, 4, 4]`` camera to world, in the depth's unit.
+        images: ``[N, 3, H, W]`` float RGB in [0, 1].
+        depth: ``[N, H, W]`` float, along the cameras' z, any unit; not positive where unknown.
+        intrinsics: ``[N, 3, 3]`` float, pixels, the first one's corner at (0, 0).
+        T_world_cam: ``[N, 4, 4]`` float, rigid, camera to world, OpenCV axes, in the depth's unit.
         options: how factors are tried.
 
     Returns:
-        ``[N, H, W]`` float32; what was not positive stays, and views without neighbours stay as they are.
+        ``[N, H, W]`` float32 in the unit of the depth; what was not positive stays, and views without neighbours stay
+        as they are.
 
     Raises:
         InputError: shapes do not fit.
@@ -116,10 +117,17 @@ class _Views:
         self.grey = F.interpolate(grey, self.size, mode="area")
         self.depth = F.interpolate(depth[:, None], self.size, mode="nearest-exact")[:, 0]
         self.K = scale[:, None] * intrinsics
+        self.rays = torch.linalg.inv(self.K) @ self._pixels()
         self.T_world_cam, self.T_cam_world, self.options = T_world_cam, invert_rigid(T_world_cam), options
         self.logs = torch.linspace(-options.reach, options.reach, options.planes, device=images.device)
         mean = self._pooled(self.grey)
         self.mean, self.variance = mean, (self._pooled(self.grey.square()) - mean.square()).clamp(min=0)
+
+    def _pixels(self) -> Tensor:
+        """``[3, h w]`` x, y and 1 of all pixels' middles."""
+        y, x = (torch.arange(side, device=self.K.device) + 0.5 for side in self.size)
+        v, u = torch.meshgrid(y, x, indexing="ij")
+        return torch.stack([u, v, torch.ones_like(u)]).flatten(1)
 
     def _pooled(self, values: Tensor) -> Tensor:
         side = self.options.patch
@@ -158,14 +166,8 @@ class _Views:
     def _cost(self, number: int, source: int) -> Tensor:
         """``[P, h, w]`` 0 for patches that are alike, 1 for those that are not, for each factor."""
         height, width = self.size
-        v, u = torch.meshgrid(
-            torch.arange(height, device=self.K.device) + 0.5,
-            torch.arange(width, device=self.K.device) + 0.5,
-            indexing="ij",
-        )
-        pixels = torch.stack([u.flatten(), v.flatten(), torch.ones_like(u).flatten()])
         T = compose(self.T_cam_world[source], self.T_world_cam[number])
-        turn = self.K[source] @ T[:3, :3] @ torch.linalg.inv(self.K[number]) @ pixels
+        turn = self.K[source] @ T[:3, :3] @ self.rays[number]
         shift = self.K[source] @ T[:3, 3]
         depth = self.depth[number].clamp(min=0).flatten() * self.logs.exp()[:, None]
         seen = turn[:, None] * depth + shift[:, None, None]

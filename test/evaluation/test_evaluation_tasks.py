@@ -1,5 +1,7 @@
 """What the tasks run, against the networks and the pipeline themselves."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from lively import lively_pipeline
@@ -64,6 +66,17 @@ def test_feed_forward_is_the_pipelines_reconstruction(pipeline, scenes):
     for prediction, scene in zip(FeedForwardTask(pipeline.vggt).predict(scenes), scenes, strict=True):
         assert_same(prediction.geometry, Geometry.of_scene(pipeline.reconstruct(scene.colors)))
         assert prediction.colors is None
+
+
+@pytest.mark.parametrize("key_squares", [1, 2])
+def test_what_is_refined_is_what_feed_forward_says(pipeline, scenes, key_squares):
+    scene = replace(scenes[0], colors=scenes[0].colors.mul(255).round().div(255))  # of 8 bits, as clips are
+    (found,) = RefinedTask(pipeline.vggt, key_squares=key_squares).predict([scene])
+    (plain,) = FeedForwardTask(pipeline.vggt, key_squares=key_squares).predict([scene])
+    assert_same(found.vggt, plain.geometry, 1e-4)
+    if key_squares > 1:
+        (exact,) = FeedForwardTask(pipeline.vggt).predict([scene])
+        assert not torch.allclose(exact.geometry.depth, plain.geometry.depth, rtol=1e-4)
 
 
 def test_a_profile_is_on_while_a_clip_is_generated_only(pipeline, scenes):

@@ -1,4 +1,4 @@
-"""Devices: what torch says when their memory runs out, in our words."""
+"""Devices: their numbers, and what torch says when their memory runs out, in our words."""
 
 from __future__ import annotations
 
@@ -8,6 +8,11 @@ from contextlib import contextmanager
 import torch
 
 from gen3r_core.errors import OutOfMemoryError
+
+
+def numbered(device: torch.device | str) -> torch.device:
+    """A device as tensors name it: "cuda" is the current GPU, with its number."""
+    return torch.empty(0, device=device).device
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 
 NETWORKS = ("transformer", "video_vae", "geometry_adapter", "vggt", "image_encoder", "text_encoder")
 """Names of the networks, as the pipeline has them."""
@@ -32,6 +33,16 @@ class Level:
     branches_together: bool = True
     feed_forward_parts: int = 1
     frames_per_chunk: int = 8
+
+    def keeping(self, names: AbstractSet[str]) -> Level:
+        """The same with some networks on the device all the time.
+
+        Args:
+            names: of networks that this level has away.
+        """
+        listed = ", ".join(name.replace("_", " ") for name in NETWORKS if name in names)
+        words = f"{self.words}; on the device all the time: {listed}"
+        return replace(self, away=self.away - names, streamed=self.streamed - names, words=words)
 
 
 LEVELS = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from weakref import WeakKeyDictionary, WeakSet
@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
+from gen3r_core.devices import numbered
 from gen3r_core.execution.levels import LEVELS, Level
 from gen3r_core.execution.streaming import BlockStream
 from gen3r_core.models.text_encoder import TextEncoder
@@ -40,14 +41,22 @@ class Placement:
     Args:
         device: where everything is computed.
         level: how sparing with the device's memory.
+        networks: by name, all that are used; those that a level wants away leave the device when it is chosen.
 
     Attributes:
-        device: the same.
+        device: the same, with its number.
     """
 
-    def __init__(self, device: torch.device, level: Level = LEVELS[0]) -> None:
-        self.device = device
+    def __init__(
+        self,
+        device: torch.device,
+        level: Level = LEVELS[0],
+        networks: Mapping[str, nn.Module | None] | None = None,
+    ) -> None:
+        # Weights lie on a GPU with a number: "cuda" is unequal to that, and they would be sent there each time.
+        self.device = numbered(device)
         self._level = level
+        self._networks = {name: network for name, network in (networks or {}).items() if network is not None}
         self._streams: WeakKeyDictionary[nn.Module, BlockStream] = WeakKeyDictionary()
         self._present: WeakSet[nn.Module] = WeakSet()
 
@@ -57,16 +66,28 @@ class Placement:
         return self._level
 
     def change(self, level: Level) -> None:
-        """Go on at another level, from the next use of each network on."""
+        """Go on at another level, from the next use of each network on.
+
+        What the level wants away goes now, as it may not be used before the device's memory is needed.
+        """
         self._level = level
         for network, stream in list(self._streams.items()):
             del network
             stream.close()
         self._streams.clear()
+        for name, network in self._networks.items():
+            if name in level.away and network not in self._present and device_of(network).type != "cpu":
+                network.to("cpu")
 
     def lower(self) -> Level | None:
-        """The next more sparing level, None at the last."""
-        later = LEVELS[LEVELS.index(self._level) + 1 :] if self._level in LEVELS else ()
+        """The next more sparing level, None at the last.
+
+        From a level that a plan made roomier, that is the level it was made of.
+        """
+        if self._level in LEVELS:
+            later = LEVELS[LEVELS.index(self._level) + 1 :]
+        else:
+            later = tuple(level for level in LEVELS if level.name == self._level.name)
         return later[0] if later else None
 
     def forget(self, network: nn.Module) -> None:
@@ -114,11 +135,6 @@ class Placement:
             # The text encoder runs once a prompt: locking its many GiB would take longer than it gains.
             self._streams[network] = BlockStream(blocks, self.device, pinned=name != "text_encoder")
         return self._streams[network]
-
-    def send_home(self, name: str, network: nn.Module | None) -> None:
-        """Bring a network to host memory now, if the level wants it there between uses."""
-        if network is not None and name in self._level.away and device_of(network).type != "cpu":  # pragma: gpu-only
-            network.to("cpu")
 
 
 def device_of(network: nn.Module) -> torch.device:

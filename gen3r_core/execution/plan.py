@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gen3r_core.checkpoint.components import SPECS, Config
 from gen3r_core.conditioning import LatentShape, Task
+from gen3r_core.devices import numbered
 from gen3r_core.errors import InputError
 from gen3r_core.execution.footprint import measure_footprint, weight_bytes
 from gen3r_core.execution.levels import LEVELS, Level
@@ -166,7 +167,7 @@ class Planner:
         return MemoryPlan(level, _merged(stages), host)
 
     def choose(self, budget: float) -> MemoryPlan:
-        """The fastest level that fits.
+        """The fastest level that fits, with as many networks on the device all the time as fit, the largest first.
 
         Args:
             budget: GiB that torch may hold on the device.
@@ -178,12 +179,25 @@ class Planner:
         for level in LEVELS:
             plan = self.plan(level)
             if plan.peak.total <= budget * GIB:
-                return plan
+                return self._filled(plan, budget)
         raise InputError(
             f"a memory budget of {budget:g} GiB is too small for {self._shape.num_frames} frames of "
             f"{self._shape.height}x{self._shape.width}: the most sparing level needs {plan.peak.total / GIB:.2f} GiB "
             f"(in {plan.peak.stage}); use fewer frames (--num_frames), smaller images (--size) or a larger budget"
         )
+
+    def _filled(self, plan: MemoryPlan, budget: float) -> MemoryPlan:
+        """A plan that fits, with the rest of the budget used for networks that need not come and go."""
+        base = plan.level
+        staying: list[str] = []
+        away = [name for name in self._networks if name in base.away]
+        for name in sorted(away, key=lambda name: weight_bytes(self._networks[name]), reverse=True):
+            level = base.keeping({*staying, name})
+            larger = self.plan(level)
+            if larger.peak.total <= budget * GIB:
+                plan = larger
+                staying.append(name)
+        return plan
 
     def _visiting(self, name: str, level: Level) -> int:
         network = self._networks[name]
@@ -286,7 +300,7 @@ class Planner:
         if self._reads_frames:
             depth, _ = vggt.predict_depth(layers, self._shape.size, frames_per_chunk=chunk)
             return depth, vggt.predict_cameras(layers)[-1]
-        return vggt.decode(layers, self._shape.size, frames_per_chunk=chunk)
+        return vggt.decode(layers, self._shape.size, frames_per_chunk=chunk, points=False)
 
     def _colors(self) -> object:
         video = self._networks["video_vae"].decode(self._empty(*self._half())).sample.float()
@@ -294,7 +308,7 @@ class Planner:
 
     def _frames(self, chunk: int) -> object:
         frames = self._empty(1, self._shape.num_frames, 3, *self._shape.size, dtype=torch.float32)
-        return self._networks["vggt"](frames, frames_per_chunk=chunk)
+        return self._networks["vggt"](frames, frames_per_chunk=chunk, points=False)
 
 
 def plan_model(
@@ -350,4 +364,4 @@ def limit_memory(device: torch.device, budget: float) -> None:  # pragma: gpu-on
     """Have torch hold no more than a budget in GiB on a GPU, so that other processes keep the rest."""
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, budget * GIB / total), device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, budget * GIB / total), numbered(device))

@@ -65,25 +65,27 @@ class BlockStream:
     other on a stream of their own. Blocks may be called in any order; in the order given, nobody waits.
 
     Args:
-        blocks: in the order of their calls, their weights anywhere. They lie in host memory from then on.
+        blocks: in the order of their calls, their weights anywhere. They lie in host memory from then on; those that
+            do already stay where they are, which may be a file that is mapped, unless they are locked.
         device: where they compute.
-        pinned: whether the host's copy is locked in memory, without which copying holds up computing.
+        pinned: whether they are copied to memory that is locked, without which copying holds up computing.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], device: torch.device, *, pinned: bool = True) -> None:
         self._blocks = list(blocks)
         self._device = device
         self._tensors = [_tensors(block) for block in self._blocks]
+        self._sizes = [_buffer_bytes(tensors) for tensors in self._tensors]
         self._pinned: list[Tensor] = []
-        self._homes: list[Tensor] = []
-        for tensors in self._tensors:
-            home = torch.empty(_buffer_bytes(tensors), dtype=torch.uint8)
+        for tensors, size in zip(self._tensors, self._sizes, strict=True):
             if pinned and device.type == "cuda":  # pragma: gpu-only
+                home = torch.empty(size, dtype=torch.uint8)
                 pin(home)
                 self._pinned.append(home)
-            for tensor, view in zip(tensors, _views(home, tensors), strict=True):
-                tensor.data = view.copy_(tensor.data)
-            self._homes.append(home)
+                for tensor, view in zip(tensors, _views(home, tensors), strict=True):
+                    tensor.data = view.copy_(tensor.data)
+            for tensor in tensors:
+                tensor.data = tensor.data.cpu()
         self._at_home = [[tensor.data for tensor in tensors] for tensors in self._tensors]
         self._handles: list[RemovableHandle] = []
         self._buffers: list[Tensor] = []
@@ -96,7 +98,7 @@ class BlockStream:
     @property
     def device_bytes(self) -> int:
         """Bytes of both buffers on the device."""
-        return 2 * max(home.numel() for home in self._homes)
+        return 2 * max(self._sizes)
 
     def close(self) -> None:
         """Unlock the host's memory; the weights stay in it."""
@@ -104,8 +106,7 @@ class BlockStream:
             unpin(self._pinned.pop())
 
     def __enter__(self) -> Self:
-        size = max(home.numel() for home in self._homes)
-        self._buffers = [torch.empty(size, dtype=torch.uint8, device=self._device) for _ in range(2)]
+        self._buffers = [torch.empty(max(self._sizes), dtype=torch.uint8, device=self._device) for _ in range(2)]
         self._there = [None, None]
         self._turn = 0
         if self._device.type == "cuda":  # pragma: gpu-only
@@ -137,18 +138,22 @@ class BlockStream:
 
     def _fetch(self, index: int) -> None:
         """Start copying a block's weights to the buffer whose turn it is."""
-        place, home = self._turn, self._homes[index]
+        place = self._turn
         self._turn = 1 - place
         self._there[place] = index
-        target = self._buffers[place][: home.numel()]
         if self._copying is None:
-            target.copy_(home)
+            self._copy(index, place)
             return
         with torch.cuda.stream(self._copying):  # pragma: gpu-only
             if self._free[place] is not None:
                 self._copying.wait_event(self._free[place])
-            target.copy_(home, non_blocking=True)
+            self._copy(index, place)
             self._ready[place] = self._copying.record_event()
+
+    def _copy(self, index: int, place: int) -> None:
+        values = self._at_home[index]
+        for view, value in zip(_views(self._buffers[place], values), values, strict=True):
+            view.copy_(value, non_blocking=True)
 
     def _before(self, index: int) -> Any:
         def hook(_module: nn.Module, _args: object) -> None:

@@ -11,6 +11,7 @@ from gen3r_core.execution.footprint import measure_footprint, weight_bytes
 from gen3r_core.execution.levels import LEVELS
 from gen3r_core.execution.plan import GIB, Planner, empty_networks, plan_model
 from gen3r_core.jobs import Sampling
+from gen3r_core.models.vggt import VGGT
 from gen3r_core.sizes import SIZES, random_pipeline
 
 MIB = 2**20
@@ -125,6 +126,16 @@ def test_the_fastest_level_that_fits(full, budget, level):
     assert full.choose(budget).level.name == level
 
 
+def test_the_rest_of_a_budget_keeps_networks_on_the_device(full):
+    plans = {budget: full.choose(budget) for budget in (10, 12)}
+    bare = full.plan(LEVELS[2])
+    for budget, plan in plans.items():
+        assert bare.peak.total <= plan.peak.total <= budget * GIB
+        assert plan.level.name == "components"
+        assert "; on the device all the time: transformer, " in plan.words()
+    assert plans[12].host_bytes < plans[10].host_bytes < bare.host_bytes
+
+
 def test_a_budget_that_nothing_fits(full):
     with pytest.raises(InputError, match=r"budget of 2 GiB is too small for 49 frames of 560x560: .* needs \d\."):
         full.choose(2)
@@ -140,6 +151,32 @@ def test_smaller_jobs_need_less():
     assert "text" not in stages[0]
     assert stages[0]["denoise"] > 1.3 * stages[1]["denoise"] > 1.3 * stages[2]["denoise"]
     assert stages[0]["geometry"] == stages[1]["geometry"] > 1.2 * stages[2]["geometry"]
+
+
+@pytest.mark.parametrize("geometry", ["latents", "frames"])
+def test_no_stage_needs_more_without_the_point_head(monkeypatch, geometry):
+    """Jobs do not run it, and what it would have left is not kept."""
+    networks = empty_networks(SIZES["tiny"].components, torch.float32)
+    decode = VGGT.decode
+    asked = []
+
+    def working():
+        planner = Planner(networks, Task.TWO_VIEW, LatentShape(5, 112, 112), geometry=geometry)
+        return [{stage.stage: stage.working for stage in planner.plan(level).stages} for level in LEVELS]
+
+    def whole(self, *args, points=True, **options):
+        asked.append(points)
+        return decode(self, *args, **options)
+
+    plain = working()
+    monkeypatch.setattr(VGGT, "decode", whole)
+    for without, before in zip(plain, working(), strict=True):
+        assert without.keys() == before.keys()
+        assert all(without[stage] <= before[stage] for stage in before)
+        if geometry == "latents":
+            assert without["video_decode"] < before["video_decode"]
+    assert asked
+    assert not any(asked)
 
 
 def test_models_without_cameras_and_all_views():

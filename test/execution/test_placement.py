@@ -101,6 +101,50 @@ def test_the_ladder_ends():
     assert placement.lower() is None
 
 
+def test_under_a_roomier_level_is_the_one_it_was_made_of():
+    roomier = BY_NAME["components"].keeping({"transformer", "text_encoder"})
+    assert roomier.away == BY_NAME["components"].away - {"transformer", "text_encoder"}
+    assert roomier.streamed == frozenset()
+    assert roomier.words.endswith("; on the device all the time: transformer, text encoder")
+    placement = Placement(CPU, roomier)
+    assert placement.lower() is BY_NAME["components"]
+
+
+class Elsewhere(torch.nn.Linear):
+    """A network on another device, which remembers where it was sent."""
+
+    def __init__(self):
+        super().__init__(2, 2, device="meta")
+        self.sent = []
+
+    def to(self, device):
+        self.sent.append(device)
+
+
+def test_what_a_level_wants_away_leaves_at_once():
+    """A network that is not used before memory runs out again would keep its share of it."""
+    text, vggt, transformer = Elsewhere(), Elsewhere(), Elsewhere()
+    networks = {"text_encoder": text, "vggt": vggt, "transformer": transformer, "image_encoder": None}
+    placement = Placement(CPU, BY_NAME["resident"], networks)
+    placement.change(BY_NAME["prompts"])
+    assert (text.sent, vggt.sent, transformer.sent) == (["cpu"], [], [])
+    placement.change(BY_NAME["components"].keeping({"vggt"}))
+    assert (text.sent, vggt.sent, transformer.sent) == (["cpu", "cpu"], [], ["cpu"])
+    placement.change(BY_NAME["resident"])
+    assert (text.sent, vggt.sent, transformer.sent) == (["cpu", "cpu"], [], ["cpu"])
+
+
+def test_what_is_in_use_stays():
+    network = Elsewhere()
+    placement = Placement(CPU, BY_NAME["resident"], {"vggt": network})
+    with placement.using(vggt=network):
+        assert network.sent == [CPU]
+        placement.change(BY_NAME["components"])
+        assert network.sent == [CPU]
+    placement.change(BY_NAME["components"])
+    assert network.sent == [CPU, "cpu"]
+
+
 # --- streams of blocks -----------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """What only a GPU can show: streams, caps, float8 products, and a loop that never waits."""
 
+import gc
 from dataclasses import replace
 
 import pytest
@@ -8,12 +9,15 @@ from lively import assert_scenes_close, lively_pipeline
 from scene_equality import identical
 
 from gen3r_core.errors import Gen3RError
+from gen3r_core.execution.captured import CapturedVGGT
 from gen3r_core.execution.grid import speed_up
-from gen3r_core.execution.levels import LEVELS
+from gen3r_core.execution.levels import LEVELS, NETWORKS
 from gen3r_core.execution.placement import Placement
 from gen3r_core.execution.plan import GIB, limit_memory, plan_model
+from gen3r_core.execution.thinned_keys import ThinnedKeys
 from gen3r_core.execution.weights import EightBitLinear, multiplies_fp8
 from gen3r_core.jobs import Sampling
+from gen3r_core.progress import JobMonitor
 from gen3r_core.sizes import named_config, random_component, random_pipeline
 
 pytestmark = pytest.mark.gpu
@@ -23,9 +27,10 @@ CUDA = torch.device("cuda")
 @pytest.fixture(scope="module")
 def on_gpu():
     pipeline = lively_pipeline()
-    for name in ("transformer", "video_vae", "geometry_adapter", "vggt", "image_encoder", "text_encoder"):
-        getattr(pipeline, name).to(CUDA)
-    pipeline.placement = Placement(CUDA)
+    networks = {name: getattr(pipeline, name) for name in NETWORKS}
+    for network in networks.values():
+        network.to(CUDA)
+    pipeline.placement = Placement(CUDA, LEVELS[0], networks)
     return pipeline
 
 
@@ -100,6 +105,29 @@ def test_the_loop_never_waits(on_gpu, job, sampling, scheduler):
         torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.parametrize("side", [0, 2])
+def test_recorded_views(on_gpu, side):
+    vggt = on_gpu.vggt
+    hook = CapturedVGGT(vggt, on_gpu.placement)
+    thin = ThinnedKeys(vggt, side) if side else None
+    try:
+        with torch.no_grad():
+            for seed in range(4):
+                for count in (2, 3):
+                    draw = torch.Generator(device=CUDA).manual_seed(seed)
+                    images = torch.rand(1, count, 3, 56, 70, device=CUDA, generator=draw)
+                    for _ in range(2):
+                        found = vggt(images)
+                    expected = type(vggt).forward(vggt, images)
+                    assert torch.equal(found.depth, expected.depth)
+                    assert torch.equal(found.pose_encoding, expected.pose_encoding)
+            assert hook.graphs == 2
+    finally:
+        hook.remove()
+        if thin is not None:
+            thin.remove()
+
+
 def test_float8_products():
     if not multiplies_fp8(CUDA):
         pytest.skip("this GPU does not multiply float8")
@@ -130,3 +158,23 @@ def test_full_size_within_a_cap(job, budget):
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert len(scene) == 49
     assert torch.cuda.max_memory_reserved() <= budget * GIB
+
+
+@pytest.mark.slow
+def test_a_real_shortage_ends_one_level_lower(job):
+    """Weights of the published size fill the card but for half a GiB, less than denoising needs."""
+    sampling = Sampling(steps=2)
+    pipeline = random_pipeline("full", device=CUDA, dtype=torch.bfloat16)
+    gc.collect()
+    torch.cuda.empty_cache()
+    limit_memory(CUDA, torch.cuda.memory_reserved() / GIB + 0.5)
+    try:
+        first, second = JobMonitor(device=CUDA), JobMonitor(device=CUDA)
+        scene = pipeline.generate(job, sampling, monitor=first)
+        pipeline.generate(job, sampling, monitor=second)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert [words.partition(": ")[2] for words in first.lowered] == ["prompts"]
+    assert second.lowered == []
+    assert len(scene) == 49
+    assert bool(torch.isfinite(scene.depth).all())

@@ -193,7 +193,7 @@ def run_bench(
                 # A step cache belongs to one schedule.
                 short = run < warmup and pipeline.cache is None
                 steps = min(sampling.steps, WARMUP_STEPS) if short else sampling.steps
-                _run(pipeline, task, images, replace(sampling, steps=steps), monitor)
+                run_job(pipeline, task, images, replace(sampling, steps=steps), monitor)
                 if pipeline.device.type == "cuda":  # pragma: gpu-only
                     torch.cuda.synchronize(pipeline.device)
                 lowered += monitor.lowered
@@ -235,7 +235,16 @@ def bench_job(images: torch.Tensor, task: Task) -> Job:
     return Job(images, task, prompt="a room with a table and a lamp", cameras="zoom_in")
 
 
-def _run(pipeline: Gen3RPipeline, task: str, images: torch.Tensor, sampling: Sampling, monitor: JobMonitor) -> None:
+def run_job(pipeline: Gen3RPipeline, task: str, images: torch.Tensor, sampling: Sampling, monitor: JobMonitor) -> None:
+    """Run the job that is timed, its text encoded anew.
+
+    Args:
+        pipeline: the model.
+        task: of :class:`Task`, or "vggt".
+        images: of :func:`bench_images`.
+        sampling: of a generated job.
+        monitor: measures its stages.
+    """
     if task == "vggt":
         pipeline.reconstruct(images, attention=sampling.attention, monitor=monitor)
         return
@@ -250,7 +259,7 @@ def _trace(
     steps = sampling.steps if pipeline.cache is not None else min(sampling.steps, WARMUP_STEPS)
     monitor = JobMonitor(device=pipeline.device)
     job = replace(sampling, steps=steps)
-    return kernel_times(lambda: _run(pipeline, task, images, job, monitor), pipeline.device, count=count)
+    return kernel_times(lambda: run_job(pipeline, task, images, job, monitor), pipeline.device, count=count)
 
 
 def format_table(report: BenchReport) -> str:

@@ -16,15 +16,19 @@ from gen3r_core.commands.options import (
     image_size,
     sampling_of,
 )
+from gen3r_core.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
     from gen3r_core.bench import BenchReport
+    from gen3r_core.checkpoint.folder import Checkpoint
+    from gen3r_core.checkpoint.loading import Progress as LoadingProgress
     from gen3r_core.execution.grid import GridResult
+    from gen3r_core.execution.levels import Level
     from gen3r_core.jobs import Sampling
     from gen3r_core.pipeline import Gen3RPipeline
-    from gen3r_core.progress import Callback
+    from gen3r_core.progress import Callback, Progress
 
 TASKS = ("1view", "2view", "allview", "vggt")
 
@@ -44,6 +48,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--errors", action="store_true", help="also measure the latents' error against exact")
     parser.add_argument("--compile", action="store_true", help="compile the networks' blocks")
     parser.add_argument("--channels_last", action="store_true", help="reorder the convolutions of both autoencoders")
+    parser.add_argument(
+        "--cold",
+        action="store_true",
+        help="time the cold start instead: from the command's start to the end of one job, the checkpoint's files read "
+        "from storage; parts are in seconds and in %% of the whole",
+    )
     parser.add_argument("--kernels", action="store_true", help="time the attention kernels alone, and nothing else")
     parser.add_argument(
         "--differences", action="store_true", help="how far speed-ups move the first task's latents, and nothing else"
@@ -58,18 +68,18 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, run, print the table."""
+    if args.cold:
+        return _cold(args)
     from tqdm import tqdm
 
     from gen3r_core.bench import BenchReport, describe_machine
     from gen3r_core.checkpoint.folder import PUBLISHED_DEFAULTS, open_checkpoint
     from gen3r_core.conditioning import Task
-    from gen3r_core.errors import InputError
     from gen3r_core.execution.branch_processes import is_first, join, processes
     from gen3r_core.execution.grid import bench_grid, speed_up
-    from gen3r_core.execution.levels import LEVELS, Level
+    from gen3r_core.execution.levels import LEVELS
     from gen3r_core.execution.plan import plan_model
     from gen3r_core.pipeline import Gen3RPipeline
-    from gen3r_core.progress import Progress
     from gen3r_core.sizes import random_pipeline
 
     if args.repeats < 1 or args.warmup < 0:
@@ -104,11 +114,7 @@ def run(args: argparse.Namespace) -> int:
         made.shared = join(device)
 
     with tqdm(desc="bench", unit="step", mininterval=0.5, disable=not is_first()) as bar:
-
-        def show(progress: Progress) -> None:
-            bar.set_postfix_str(f"{progress.stage} {progress.step}/{progress.total}", refresh=False)
-            bar.update(1)
-
+        show = _shown_on(bar)
         if args.differences:
             return _differences(args, make(LEVELS[0]), samplings[0], dtype, show)
         found = bench_grid(
@@ -130,24 +136,39 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _shown_on(bar: Any) -> Callback:
+    """Steps of a job on a progress bar."""
+
+    def show(progress: Progress) -> None:
+        bar.set_postfix_str(f"{progress.stage} {progress.step}/{progress.total}", refresh=False)
+        bar.update(1)
+
+    return show
+
+
 def _facts(args: argparse.Namespace, sampling: Sampling, dtype: torch.dtype, found: GridResult) -> dict[str, Any]:
     from gen3r_core.execution.branch_processes import processes
 
-    facts: dict[str, Any] = {
+    facts = _job_facts(args, sampling, dtype) | {"warm-up": args.warmup, "median of": args.repeats} | _speed_ups(args)
+    if processes() > 1:
+        facts["processes"] = processes()
+    verdict = found.verdict()
+    return facts if verdict is None else facts | {"measure": verdict}
+
+
+def _job_facts(args: argparse.Namespace, sampling: Sampling, dtype: torch.dtype) -> dict[str, Any]:
+    return {
         "dtype": str(dtype).removeprefix("torch."),
         "steps": sampling.steps,
         "guidance": sampling.guidance,
         "geometry": str(sampling.geometry),
         "scheduler": args.scheduler,
         "attention": args.attention,
-        "warm-up": args.warmup,
-        "median of": args.repeats,
     }
-    facts |= {name: True for name, on in (("compiled", args.compile), ("channels last", args.channels_last)) if on}
-    if processes() > 1:
-        facts["processes"] = processes()
-    verdict = found.verdict()
-    return facts if verdict is None else facts | {"measure": verdict}
+
+
+def _speed_ups(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: True for name, on in (("compiled", args.compile), ("channels last", args.channels_last)) if on}
 
 
 def _write(args: argparse.Namespace, report: BenchReport) -> None:
@@ -191,3 +212,100 @@ def _kernels(device: torch.device, dtype: torch.dtype, repeats: int) -> int:
     facts = describe_machine(device) | {"dtype": str(dtype).removeprefix("torch."), "median of": str(repeats)}
     print(", ".join(f"{key} {value}" for key, value in facts.items()) + ".\n\n" + format_attention(times))
     return 0
+
+
+def _cold(args: argparse.Namespace) -> int:
+    """Time the cold start of this process."""
+    _check_cold(args)
+    from tqdm import tqdm
+
+    from gen3r_core.bench import describe_machine
+    from gen3r_core.bench_cold import (
+        ColdReport,
+        ColdWatch,
+        Part,
+        cold_start,
+        format_cold,
+        import_compiler,
+        start_device,
+    )
+    from gen3r_core.checkpoint.folder import open_checkpoint
+    from gen3r_core.execution.branch_processes import processes
+    from gen3r_core.execution.grid import speed_up
+    from gen3r_core.io.atomic import write_json_atomic
+    from gen3r_core.pipeline import Gen3RPipeline
+
+    if processes() > 1:
+        raise InputError(f"--cold measures one process, not {processes()}")
+    compiler = import_compiler() if args.compile else {}
+    watch = ColdWatch()
+    watch.lap(Part.STARTED)
+    device = choose_device(args.device)
+    start_device(device)
+    watch.lap(Part.DEVICE)
+    dtype = choose_dtype(args.dtype, device)
+    checkpoint = open_checkpoint(args.checkpoint)
+    sampling = sampling_of(args, checkpoint.defaults, size=args.sizes[0] if args.sizes else args.size)
+    level = _cold_level(args, checkpoint, sampling, device, dtype)
+    watch.lap(Part.PLAN if args.memory_budgets else Part.REST)
+    with tqdm(desc="bench", unit="step", mininterval=0.5) as bar:
+
+        def load(progress: LoadingProgress) -> Gen3RPipeline:
+            def tell(name: str, done: int, total: int) -> None:
+                progress(name, done, total)
+                bar.set_postfix_str(f"load {name}", refresh=False)
+                bar.update(0)
+
+            return Gen3RPipeline.from_pretrained(checkpoint, device=device, dtype=dtype, level=level, progress=tell)
+
+        def prepare(made: Gen3RPipeline) -> None:
+            speed_up(made, channels_last=args.channels_last, compiled=args.compile)
+
+        result = cold_start(watch, checkpoint, load, args.tasks[0], sampling, prepare=prepare, callback=_shown_on(bar))
+    facts = _job_facts(args, sampling, dtype) | _speed_ups(args) | compiler
+    if args.memory_budgets:
+        facts["budget GiB"] = args.memory_budgets[0]
+    report = ColdReport(args.checkpoint.resolve().name, describe_machine(device), facts, result)
+    print(format_cold(report))
+    if args.json is not None:
+        write_json_atomic(args.json, report.to_dict())
+    return 0
+
+
+def _check_cold(args: argparse.Namespace) -> None:
+    """Refuse what a single job of a checkpoint leaves no room for."""
+    if args.checkpoint is None:
+        raise InputError(
+            "--cold also measures how weights are loaded, and random weights are not loaded: name a checkpoint "
+            "with --checkpoint (gen3r-small is in this package)"
+        )
+    others = {
+        "--kernels": args.kernels,
+        "--differences": args.differences,
+        "--errors": args.errors,
+        "--trace": args.trace,
+        "--profiles other than exact": args.profiles != ["exact"],
+        "several --sizes": len(args.sizes or ()) > 1,
+        "several --memory_budgets": len(args.memory_budgets or ()) > 1,
+    }
+    given = [name for name, on in others.items() if on]
+    if given:
+        raise InputError(f"--cold times a single job, without {', '.join(given)}")
+
+
+def _cold_level(
+    args: argparse.Namespace, checkpoint: Checkpoint, sampling: Sampling, device: torch.device, dtype: torch.dtype
+) -> Level:
+    """The level for the budget, which is imposed; the first without one."""
+    from gen3r_core.conditioning import Task
+    from gen3r_core.execution.levels import LEVELS
+    from gen3r_core.execution.plan import limit_memory, plan_model
+
+    if not args.memory_budgets:
+        return LEVELS[0]
+    budget = args.memory_budgets[0]
+    task = Task.ALL_VIEW if args.tasks[0] == "vggt" else Task(args.tasks[0])
+    plan = plan_model(checkpoint, task, sampling, dtype, budget)
+    print(plan.words())
+    limit_memory(device, budget)
+    return plan.level

@@ -1,8 +1,17 @@
 """``gen3r bench``."""
 
 import json
+import re
+import shutil
+import sys
+import time
 
-from command_line import gen3r
+import pytest
+from command_line import gen3r, gen3r_process
+from page_cache import lies_in_memory
+
+from gen3r_core.execution import grid
+from gen3r_core.execution.levels import NETWORKS
 
 
 def test_a_tiny_model(tmp_path):
@@ -56,3 +65,128 @@ def test_bench_of_attention_kernels():
         operations = 4 * 5 * 64 * 1960**2
         assert abs(tera - operations / milliseconds / 1e9) < 0.01
         assert difference < 1e-5
+
+
+COLD = ("bench", "--cold", "--num_frames", "1", "--steps", "1", "--guidance", "3", "--device", "cpu", "--checkpoint")
+
+SLOW_START = """
+import sys, time
+time.sleep({delay})
+from gen3r_core.bench_cold import ColdWatch
+from gen3r_core.cli import main
+
+known, lap = set(), ColdWatch.lap
+
+def told(watch, part):
+    lap(watch, part)
+    packages = {{name.partition(".")[0] for name in sys.modules}}
+    known.update(known or packages)
+    print("later:", *packages - known, file=sys.stderr)
+
+ColdWatch.lap = told
+sys.exit(main(sys.argv[1:]))
+"""
+"""The command after a delay; tells which packages it imports after its first lap."""
+
+
+@pytest.fixture(scope="module")
+def cold(own_checkpoint, tmp_path_factory):
+    """Output and JSON of a cold start in a process of its own, its delay, and the wall time as seen from outside."""
+    folder = tmp_path_factory.mktemp("cold")
+    shutil.copytree(own_checkpoint, folder / "copy")  # whose files no process has mapped
+    delay, start = 1.5, time.monotonic()
+    done = gen3r_process(*COLD, folder / "copy", "--memory_budgets", "8", "--json", folder / "cold.json",
+                         program=(sys.executable, "-c", SLOW_START.format(delay=delay)))  # fmt: skip
+    wall = time.monotonic() - start
+    assert done.code == 0, done.err
+    return done, json.loads((folder / "cold.json").read_text()), delay, wall
+
+
+def test_a_cold_start_is_measured_from_the_start_of_the_process(cold):
+    done, report, delay, wall = cold
+    result = report["result"]
+    assert delay < result["seconds"]["start and imports"] < result["total"]
+    assert wall / 2 < result["total"] + result["left_out"] < wall + 0.02
+    later = re.findall("later:(.*)", done.err)
+    assert len(later) == 7
+    assert "".join(later).strip() == ""
+
+
+def test_parts_of_a_cold_start(cold):
+    result = cold[1]["result"]
+    seconds, loading = result["seconds"], result["loading"]
+    assert list(seconds) == ["start and imports", "device", "plan", "load", "text", "image", "cameras", "video_encode",
+                             "denoise", "geometry", "video_decode", "rest"]  # fmt: skip
+    assert sum(seconds.values()) == pytest.approx(result["total"], abs=1e-6)
+    assert min(seconds.values()) >= 0
+    assert list(loading) == list(NETWORKS)
+    assert min(loading.values()) > 0
+    assert sum(loading.values()) <= seconds["load"]
+    assert (result["task"], result["num_frames"], result["size"]) == ("2view", 1, [112, 112])
+    assert (result["steps"], result["level"]) == (1, "resident")
+
+
+def test_table_and_json_of_a_cold_start(cold, own_checkpoint):
+    done, report, _, _ = cold
+    result = report["result"]
+    words, head, empty, *lines = done.out.splitlines()
+    assert words.startswith("resident: 0.")
+    assert head.startswith("Cold start of copy; device ")
+    assert "dtype float32, steps 1, guidance 3.0, geometry latents, scheduler euler, attention auto, " in head
+    assert "budget GiB 8.0, level resident, " in head
+    size = sum(path.stat().st_size for path in own_checkpoint.rglob("*.safetensors"))
+    assert result["weights_gib"] == pytest.approx(size / 2**30)
+    if not lies_in_memory(own_checkpoint):
+        assert result["cached"] == 0
+        assert head.endswith(f"weights {size / 2**30:.3f} GiB, dropped from the page cache.")
+    assert empty == ""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["", "2view, 1 x 112x112", "%"]
+    rows = {name: (figure, share) for name, figure, share in cells[2:]}
+    for part, value in result["seconds"].items():
+        assert rows.pop(f"{part} s") == (f"{value:.3f}", f"{report['percent'][part]:.1f}")
+        assert report["percent"][part] == pytest.approx(100 * value / result["total"])
+    for name, value in result["loading"].items():
+        assert rows.pop(f"- {name} s") == (f"{value:.3f}", f"{100 * value / result['total']:.1f}")
+    assert rows == {"**whole s**": (f"**{result['total']:.2f}**", "100")}
+
+
+def test_a_compiled_cold_start(own_checkpoint, monkeypatch):
+    asked = []
+    monkeypatch.setattr(grid, "speed_up", lambda made, **options: asked.append((made.image_size, options)))
+    done = gen3r(*COLD, own_checkpoint, "--tasks", "vggt", "2view", "--sizes", "112x224", "--compile")
+    assert done.code == 0, done.err
+    assert asked == [((112, 112), {"channels_last": False, "compiled": True})]
+    assert "compiled True, compiler's cache " in done.out
+    assert "|  | vggt, 1 x 112x224 | % |" in done.out
+    assert "| device s | 0.0" in done.out
+    assert "plan" not in done.out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--kernels",), "--cold times a single job, without --kernels\n"),
+        (("--differences", "--errors"), "--cold times a single job, without --differences, --errors\n"),
+        (("--trace", "3"), "without --trace"),
+        (("--profiles", "exact", "fast"), "without --profiles other than exact"),
+        (("--sizes", "112", "224", "--memory_budgets", "4", "8"), "without several --sizes, several --memory_budgets"),
+    ],
+)
+def test_what_does_not_go_with_a_cold_start(own_checkpoint, options, message):
+    done = gen3r(*COLD, own_checkpoint, *options)
+    assert (done.code, done.out) == (1, "")
+    assert message in done.err
+
+
+def test_a_cold_start_needs_one_process_and_a_checkpoint(own_checkpoint, monkeypatch):
+    done = gen3r("bench", "--cold")
+    assert done.code == 1
+    assert "gen3r: error: --cold also measures how weights are loaded, and random weights are not loaded" in done.err
+    done = gen3r(*COLD, own_checkpoint / "missing")
+    assert done.code == 1
+    assert "missing does not exist" in done.err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = gen3r(*COLD, own_checkpoint)
+    assert done.code == 1
+    assert "--cold measures one process, not 2" in done.err

@@ -42,9 +42,15 @@ def plausible_encoding(encoding: Tensor) -> Tensor:
 
 
 def decode_geometry(
-    placement: Placement, adapter: GeometryAdapter, vggt: VGGT, latents: Tensor, size: tuple[int, int]
+    placement: Placement,
+    adapter: GeometryAdapter,
+    vggt: VGGT,
+    latents: Tensor,
+    size: tuple[int, int],
+    *,
+    points: bool = False,
 ) -> VGGTPrediction:
-    """Cameras, depth and points from the geometry half of one clip's latents.
+    """Cameras and depth, and points where asked for, from the geometry half of one clip's latents.
 
     Args:
         placement: of both networks.
@@ -52,10 +58,11 @@ def decode_geometry(
         vggt: whose heads read the tokens.
         latents: ``[1, C, f, h, w]`` float32.
         size: ``(height, width)`` in pixels.
+        points: run the point head too.
     """
     layers = _layers(placement, adapter, vggt, latents)
     with placement.using(vggt=vggt):
-        return vggt.decode(layers, size, frames_per_chunk=placement.level.frames_per_chunk)
+        return vggt.decode(layers, size, frames_per_chunk=placement.level.frames_per_chunk, points=points)
 
 
 def decode_cameras(
@@ -82,10 +89,11 @@ def decode_colors(placement: Placement, video_vae: AutoencoderKLWan, latents: Te
     return (video / 2 + 0.5).clamp(0, 1).permute(1, 2, 3, 0)
 
 
-def predict_geometry(placement: Placement, vggt: VGGT, images: Tensor) -> VGGTPrediction:
-    """Cameras, depth and points of the images ``[N, 3, H, W]`` themselves."""
+def predict_geometry(placement: Placement, vggt: VGGT, images: Tensor, *, points: bool = False) -> VGGTPrediction:
+    """Cameras and depth, and points where asked for, of the images ``[N, 3, H, W]`` themselves."""
+    chunk = placement.level.frames_per_chunk
     with placement.using(vggt=vggt):
-        prediction: VGGTPrediction = vggt(images[None], frames_per_chunk=placement.level.frames_per_chunk)
+        prediction: VGGTPrediction = vggt(images[None], frames_per_chunk=chunk, points=points)
     return prediction
 
 
@@ -94,7 +102,7 @@ def fit_to_latents(prediction: VGGTPrediction, encoding: Tensor, depth: Tensor) 
 
     VGGT has a unit of its own for each clip, and its cameras know nothing of the path that was asked for; those of the
     latents follow it. One scale brings the depth to the latents' unit: the median, over all pixels, of the latents'
-    depth over VGGT's. Each frame's points keep their place before the camera.
+    depth over VGGT's. Each frame's points, if there are any, keep their place before the camera.
 
     Args:
         prediction: of the frames, one clip.
@@ -111,10 +119,7 @@ def fit_to_latents(prediction: VGGTPrediction, encoding: Tensor, depth: Tensor) 
     T_own_world = homogeneous(own)
     T_own_world = torch.cat([T_own_world[..., :3, :] * scale, T_own_world[..., 3:, :]], dim=-2)
     moves = compose(invert_rigid(wanted), T_own_world)
-    points = torch.empty_like(prediction.points)
-    for axis in range(3):  # sums of products: a matrix product may run in TF32
-        row = moves[..., axis, None, None, :]
-        points[..., axis] = (prediction.points * row[..., :3]).sum(dim=-1) + row[..., 3]
+    points = None if prediction.points is None else _moved(prediction.points, moves)
     return VGGTPrediction(
         encoding,
         prediction.depth * scale,
@@ -123,6 +128,15 @@ def fit_to_latents(prediction: VGGTPrediction, encoding: Tensor, depth: Tensor) 
         prediction.points_confidence,
         (encoding,),
     )
+
+
+def _moved(points: Tensor, moves: Tensor) -> Tensor:
+    """Points ``[..., H, W, 3]`` of frames, moved by one ``[..., 4, 4]`` a frame."""
+    moved = torch.empty_like(points)
+    for axis in range(3):  # sums of products: a matrix product may run in TF32
+        row = moves[..., axis, None, None, :]
+        moved[..., axis] = (points * row[..., :3]).sum(dim=-1) + row[..., 3]
+    return moved
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +150,7 @@ class Decoder:
         vggt: whose heads read the tokens; for geometry of the frames it also reads these.
         source: where the geometry comes from.
         limit_depth: see :func:`gen3r_core.geometry.unprojection.depth_mask`.
+        point_map: whether the point head is run.
     """
 
     placement: Placement
@@ -144,6 +159,7 @@ class Decoder:
     vggt: VGGT
     source: GeometrySource
     limit_depth: bool
+    point_map: bool = False
 
     def scene(
         self,
@@ -153,7 +169,7 @@ class Decoder:
         cameras: str | CameraPath,
         monitor: JobMonitor,
     ) -> Scene:
-        """Right half to tokens, cameras, depth and points; left half to colours, which VGGT may read.
+        """Right half to tokens, cameras and depth; left half to colours, which VGGT may read.
 
         Args:
             latents: ``[1, C, f, h, 2w]`` float32.
@@ -169,7 +185,7 @@ class Decoder:
         half = (self.placement, self.adapter, self.vggt, geometry, size)
         to_colors = partial(decode_colors, self.placement, self.video_vae, appearance)
         if self.source is GeometrySource.LATENTS:
-            prediction = stage("geometry", partial(decode_geometry, *half))
+            prediction = stage("geometry", partial(decode_geometry, *half, points=self.point_map))
             colors = stage("video_decode", to_colors)
         else:
             guide = None if cameras == "free" else stage("geometry", partial(decode_cameras, *half))
@@ -185,7 +201,7 @@ class Decoder:
         frames = colors.permute(0, 3, 1, 2).contiguous()
         for place, frame in enumerate(task.known_frames(len(frames))):
             frames[frame] = images[place]
-        prediction = predict_geometry(self.placement, self.vggt, frames)
+        prediction = predict_geometry(self.placement, self.vggt, frames, points=self.point_map)
         return prediction if guide is None else fit_to_latents(prediction, *guide)
 
 
@@ -200,7 +216,7 @@ def assemble_scene(
     """The first clip of a prediction as a scene, in float32 on its device.
 
     Args:
-        prediction: of VGGT's heads; clip 0 is taken.
+        prediction: of VGGT's heads; clip 0 is taken. Without points the scene has no point map.
         colors: ``[F, H, W, 3]`` float32 RGB in [0, 1].
         observed: ``[F]`` bool, the frames that were given as images.
         limit_depth: see :func:`gen3r_core.geometry.unprojection.depth_mask`.
@@ -214,8 +230,8 @@ def assemble_scene(
         depth=depth,
         depth_confidence=prediction.depth_confidence[0],
         points=unproject_depth(depth, poses, intrinsics),
-        point_map=prediction.points[0],
-        point_map_confidence=prediction.points_confidence[0],
+        point_map=None if prediction.points is None else prediction.points[0],
+        point_map_confidence=None if prediction.points_confidence is None else prediction.points_confidence[0],
         valid=depth_mask(depth, limit_range=limit_depth),
         intrinsics=intrinsics,
         T_cam_world=homogeneous(poses),

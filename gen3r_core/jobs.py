@@ -58,6 +58,7 @@ class Sampling:
         guided_share: first and last share of the steps between which guidance is on, see
             :class:`gen3r_core.denoising.Guidance`.
         geometry: where the geometry comes from, see :class:`gen3r_core.geometry_source.GeometrySource`.
+        point_map: also predict each pixel's point directly, by VGGT's point head, which nothing but a comparison needs.
     """
 
     num_frames: int | None = None
@@ -71,6 +72,7 @@ class Sampling:
     attention: AttentionKernel | str = AttentionKernel.AUTO
     guided_share: tuple[float, float] = (0.0, 1.0)
     geometry: GeometrySource | str = GeometrySource.LATENTS
+    point_map: bool = False
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from gen3r_core.denoising import Guidance, LatentsWatch, SharedBranches, StepCac
 from gen3r_core.devices import memory_errors
 from gen3r_core.encoding import encode_first_images, encode_known_frames
 from gen3r_core.errors import InputError
-from gen3r_core.execution.levels import LEVELS, Level
+from gen3r_core.execution.levels import LEVELS, NETWORKS, Level
 from gen3r_core.execution.placement import Placement, device_of
 from gen3r_core.execution.stages import run_stage
 from gen3r_core.fit import check_fit
@@ -108,7 +108,9 @@ class Gen3RPipeline:
         self.num_frames = num_frames
         self.image_size = image_size
         self.sampling = sampling or Sampling()
-        self.placement = Placement(device_of(transformer) if device is None else torch.device(device), level)
+        networks = {name: getattr(self, name) for name in NETWORKS}
+        where = device_of(transformer) if device is None else torch.device(device)
+        self.placement = Placement(where, level, networks)
         self.cache: StepCache | None = None
         self.watch: LatentsWatch | None = None
         self.shared: SharedBranches | None = None
@@ -231,6 +233,7 @@ class Gen3RPipeline:
         images: Tensor,
         *,
         limit_depth: bool = True,
+        point_map: bool = False,
         attention: AttentionKernel | str = AttentionKernel.AUTO,
         callback: Callback | None = None,
         monitor: JobMonitor | None = None,
@@ -241,6 +244,7 @@ class Gen3RPipeline:
             images: ``[N, 3, H, W]`` float in [0, 1]; H and W multiples of 14 (see
                 :func:`gen3r_core.geometry.images.fit_to_multiple`), any aspect ratio.
             limit_depth: as in :class:`Sampling`.
+            point_map: as in :class:`Sampling`.
             attention: kernel.
             callback: told before and after.
             monitor: in place of ``callback``.
@@ -254,7 +258,7 @@ class Gen3RPipeline:
         check_images(images)
         images = images.to(device=self.device, dtype=torch.float32)
         with memory_errors(), kernel_preferred(attention, self.device):
-            predict = partial(predict_geometry, self.placement, self.vggt, images)
+            predict = partial(predict_geometry, self.placement, self.vggt, images, points=point_map)
             prediction = run_stage(self.placement, monitor, "vggt", predict)
             observed = torch.ones(len(images), dtype=torch.bool, device=self.device)
             colors = images.permute(0, 2, 3, 1)
@@ -379,7 +383,8 @@ class Gen3RPipeline:
     ) -> list[Scene]:
         """Job by job: decoding a clip fills the memory."""
         networks = (self.video_vae, self.geometry_adapter, self.vggt)
-        decoder = Decoder(self.placement, *networks, geometry_source(sampling.geometry), sampling.limit_depth)
+        source = geometry_source(sampling.geometry)
+        decoder = Decoder(self.placement, *networks, source, sampling.limit_depth, sampling.point_map)
         return [
             decoder.scene(own_latents[None], own_images, job.task, job.cameras, monitor)
             for job, own_latents, own_images in zip(jobs, latents, images, strict=True)

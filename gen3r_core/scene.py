@@ -82,8 +82,9 @@ class Scene:
         depth: ``[F, H, W]`` z-depth in scene units.
         depth_confidence: ``[F, H, W]``, at least 1 (larger is surer).
         points: ``[F, H, W, 3]`` depth unprojected into the world frame, scene units.
-        point_map: ``[F, H, W, 3]`` direct prediction of the point head, world frame, scene units.
-        point_map_confidence: ``[F, H, W]``, at least 1.
+        point_map: ``[F, H, W, 3]`` direct prediction of the point head, world frame, scene units; None unless it was
+            asked for.
+        point_map_confidence: ``[F, H, W]``, at least 1; None with ``point_map``.
         valid: ``[F, H, W]`` bool, pixels whose depth is within the trusted range.
         intrinsics: ``[F, 3, 3]`` pixels of ``(H, W)``.
         T_cam_world: ``[F, 4, 4]`` world-to-camera poses as predicted.
@@ -95,8 +96,8 @@ class Scene:
     depth: Tensor
     depth_confidence: Tensor
     points: Tensor
-    point_map: Tensor
-    point_map_confidence: Tensor
+    point_map: Tensor | None
+    point_map_confidence: Tensor | None
     valid: Tensor
     intrinsics: Tensor
     T_cam_world: Tensor

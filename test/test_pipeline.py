@@ -13,7 +13,7 @@ from gen3r_core.jobs import Job, Noise, Sampling
 from gen3r_core.progress import JobMonitor
 from gen3r_core.prompts import PromptCache
 
-QUICK = Sampling(steps=2, size=(112, 112))
+QUICK = Sampling(steps=2, size=(112, 112), point_map=True)
 STILL = replace(QUICK, num_frames=1)
 STAGES = ["text", "image", "cameras", "video_encode", "denoise", "geometry", "video_decode"]
 
@@ -142,17 +142,66 @@ def test_depth_limits(pipeline, usual):
 
 def test_feed_forward_reconstruction(pipeline):
     given = images(3, 70, 98)
-    scene = pipeline.reconstruct(given)
+    scene = pipeline.reconstruct(given, point_map=True)
     check_scene(scene, 3, (70, 98), [0, 1, 2])
     torch.testing.assert_close(scene.colors, given.permute(0, 2, 3, 1))
     prediction = pipeline.vggt(given[None])
     torch.testing.assert_close(scene.depth, prediction.depth[0])
     torch.testing.assert_close(scene.point_map, prediction.points[0])
+    torch.testing.assert_close(scene.point_map_confidence, prediction.points_confidence[0])
     seen = []
     monitor = JobMonitor(seen.append)
     pipeline.reconstruct(given[:1], limit_depth=False, attention="math", monitor=monitor)
     assert [(report.stage, report.step) for report in seen] == [("vggt", 0), ("vggt", 1)]
     assert monitor.seconds["vggt"] > 0
+
+
+# --- the point map, where asked for ----------------------------------------------------------------------
+
+
+def head_runs(pipeline, make):
+    """What is made, and how often the point head ran."""
+    calls = []
+    hook = pipeline.vggt.point_head.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        return make(), len(calls)
+    finally:
+        hook.remove()
+
+
+def check_but_for_the_point_map(plain, whole):
+    """Everything else is the same bit for bit."""
+    assert plain.point_map is None
+    assert plain.point_map_confidence is None
+    assert whole.point_map is not None
+    assert whole.point_map_confidence is not None
+    for name in sorted(set(vars(whole)) - {"point_map", "point_map_confidence", "metres_per_unit"}):
+        assert torch.equal(getattr(plain, name), getattr(whole, name)), name
+    assert plain.metres_per_unit == whole.metres_per_unit
+
+
+@pytest.mark.parametrize(("geometry", "cameras"), [("latents", "arc_left"), ("frames", "arc_left"), ("frames", "free")])
+def test_the_point_head_is_run_only_where_asked_for(pipeline, geometry, cameras):
+    asked, sampling = job(cameras=cameras), replace(STILL, steps=1, geometry=geometry)
+    whole, runs = head_runs(pipeline, lambda: pipeline.generate(asked, sampling))
+    assert runs == 1
+    plain, runs = head_runs(pipeline, lambda: pipeline.generate(asked, replace(sampling, point_map=False)))
+    assert runs == 0
+    check_but_for_the_point_map(plain, whole)
+
+
+def test_a_reconstruction_runs_the_point_head_only_where_asked_for(pipeline):
+    given = images(3, 70, 98)
+    whole, runs = head_runs(pipeline, lambda: pipeline.reconstruct(given, point_map=True))
+    assert runs == 1
+    plain, runs = head_runs(pipeline, lambda: pipeline.reconstruct(given))
+    assert runs == 0
+    check_but_for_the_point_map(plain, whole)
+
+
+def test_no_point_map_is_asked_for_by_default(pipeline):
+    assert not Sampling().point_map
+    assert not pipeline.sampling.point_map
 
 
 # --- seeds and batches -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from gen3r_core.models.transformer import CameraTransformer
 from gen3r_core.pipeline import SCENE_SCALE
 from gen3r_core.scene import CameraPath
 
-QUICK = Sampling(steps=1, size=(112, 112))
+QUICK = Sampling(steps=1, size=(112, 112), point_map=True)
 SHAPE = LatentShape(5, 112, 112)
 IMAGES = torch.rand(2, 3, 112, 112, generator=torch.Generator().manual_seed(0))
 

@@ -19,7 +19,7 @@ from gen3r_core.models.vggt import VGGTPrediction
 from gen3r_core.progress import JobMonitor
 from gen3r_core.scene import CameraPath
 
-LATENTS = Sampling(steps=1, size=(112, 112), guidance=1.0)
+LATENTS = Sampling(steps=1, size=(112, 112), guidance=1.0, point_map=True)
 FRAMES = replace(LATENTS, geometry="frames")
 OF_LATENTS = ("colors", "T_cam_world", "intrinsics", "observed")
 LEVEL = {level.name: level for level in LEVELS}
@@ -79,6 +79,9 @@ def test_depth_gets_the_unit_of_the_latents_and_points_keep_their_place_before_t
     assert torch.equal(found.points_confidence, surer)
     expected = unproject_depth(2.5 * depth[0], decode_pose_encoding(wanted[0], size)[0], intrinsics)
     torch.testing.assert_close(found.points[0], expected, atol=1e-4, rtol=1e-4)
+    without = fit_to_latents(replace(prediction, points=None, points_confidence=None), wanted, of_latents)
+    assert without.points is without.points_confidence is None
+    assert torch.equal(without.depth, found.depth)
 
 
 # --- jobs ------------------------------------------------------------------------------------------------

@@ -142,7 +142,7 @@ class FeedForwardTask:
         watch = Stopwatch(colors.device)
         thinned = ThinnedKeys(self.vggt, self.key_squares) if self.key_squares > 1 else nullcontext()
         with memory_errors(), kernel_preferred(self.attention, colors.device), thinned, watch.running():
-            found = geometries(self.vggt(colors), scenes[0].size)
+            found = geometries(self.vggt(colors, points=False), scenes[0].size)
         return [Prediction(None, own, None, watch.seconds / len(scenes)) for own in found]
 
 
@@ -176,13 +176,13 @@ class AdapterTask:
             with before.running(), after.running():
                 tokens = vggt.aggregate(colors)
             with before.running():
-                direct = geometries(vggt.decode(tokens, size), size)
+                direct = geometries(vggt.decode(tokens, size, points=False), size)
             with after.running():
                 mean, _ = self.adapter.encode(pack_tokens(tokens, grid))
                 del tokens
                 returned = self.adapter.decode(mean, grid)
                 layers = unpack_tokens(returned, vggt.special_tokens, num_layers=len(vggt.config.layers))
-                found = geometries(vggt.decode(layers, size), size)
+                found = geometries(vggt.decode(layers, size, points=False), size)
         count = len(scenes)
         return [
             Prediction(None, own, plain, after.seconds / count, before.seconds / count)

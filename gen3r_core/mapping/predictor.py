@@ -45,7 +45,7 @@ class VggtPredictor:
         device = self._vggt.aggregator.camera_token.device
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
         with memory_errors(), kernel_preferred(self._attention, device):
-            found = self._vggt(pixels[None])
+            found = self._vggt(pixels[None], points=False)
             poses, intrinsics = decode_pose_encoding(
                 plausible_encoding(found.pose_encoding[0].double()), (images.shape[1], images.shape[2])
             )

@@ -86,7 +86,10 @@ class Cameras:
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """How to generate: the fields and defaults of :class:`gen3r_core.jobs.Sampling`, which explains them."""
+    """How to generate: the fields and defaults of :class:`gen3r_core.jobs.Sampling`, which explains them.
+
+    But for ``point_map``, which results do not have.
+    """
 
     num_frames: int | None = None
     size: tuple[int, int] | None = None

@@ -19,7 +19,7 @@ NETWORKS = ("transformer", "video_vae", "geometry_adapter", "vggt", "image_encod
 
 
 class StopPoints:
-    """Hooks before the blocks of all networks: members of lists and sequences, and the fusion of VGGT's dense heads.
+    """Hooks before the blocks of all networks: members of lists and sequences, and the fusion of VGGT's depth head.
 
     Args:
         pipeline: whose networks get them.
@@ -62,14 +62,14 @@ class StopPoints:
 
 
 def vggt_blocks(vggt: VGGT) -> set[nn.Module]:
-    """The steps of a feed-forward pass: blocks of the image encoder and the aggregator, chunks of the dense heads."""
+    """The steps of a feed-forward pass: blocks of the image encoder and the aggregator, chunks of the depth head."""
     aggregator = vggt.aggregator
     used = max(vggt.config.layers) + 1
     blocks = [*aggregator.patch_embed.blocks, *aggregator.frame_blocks[:used], *aggregator.global_blocks[:used]]
-    return {*blocks, vggt.depth_head.scratch, vggt.point_head.scratch}
+    return {*blocks, vggt.depth_head.scratch}
 
 
 def vggt_steps(vggt: VGGT, frames: int) -> int:
     """How often a block of :func:`vggt_blocks` runs in a pass over so many frames."""
     chunk = int(signature(vggt.forward).parameters["frames_per_chunk"].default)
-    return len(vggt_blocks(vggt)) - 2 + 2 * -(-frames // chunk)
+    return len(vggt_blocks(vggt)) - 1 + -(-frames // chunk)

@@ -277,8 +277,8 @@ class GeometryAdapterStage:
         video_mean, _ = self.teachers.video_posterior(to_video(batch.colors))
         packed, mean, _ = self._encode_decode(target.packed, torch.zeros_like(video_mean), target.grid)
         layers = unpack_tokens(packed, vggt.special_tokens, num_layers=len(vggt.config.layers))
-        own = vggt.decode(layers, batch.size, frames_per_chunk=chunk)
-        true = vggt.decode(target.layers, batch.size, frames_per_chunk=chunk)
+        own = vggt.decode(layers, batch.size, frames_per_chunk=chunk, points=False)
+        true = vggt.decode(target.layers, batch.size, frames_per_chunk=chunk, points=False)
         poses = [
             homogeneous(decode_pose_encoding(plausible_encoding(prediction.pose_encoding), batch.size)[0])
             for prediction in (own, true)

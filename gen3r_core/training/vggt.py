@@ -228,8 +228,8 @@ class VGGTStage:
             weight=weight,
         )
         depth = loss(prediction.depth[..., None], truth.depth[..., None], prediction.depth_confidence)
-        points = loss(prediction.points, truth.points, prediction.points_confidence)
-        return depth, points
+        found, confidence = _points(prediction)
+        return depth, loss(found, truth.points, confidence)
 
     def choose_views(self, batch: ClipBatch, step: int, generator: torch.Generator) -> ClipBatch:
         """Some frames of every clip: the first, and others in random order, another choice for each clip.
@@ -294,13 +294,20 @@ class VGGTStage:
             "rotation_error": float(errors.rotation.mean()),
             "translation_error": float(errors.translation.mean()),
             "fov_error": float(fov),
-            "points_error": float(points_error(prediction.points, truth.points, truth.mask).mean()),
+            "points_error": float(points_error(_points(prediction)[0], truth.points, truth.mask).mean()),
         }
 
     def export(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
         """Write the component folder ``vggt``; see :class:`gen3r_core.training.stage.Stage`."""
         prefix = "" if self._hints is None else "network."
         export_component(folder, "vggt", self.network, complete_state(self.network, state, prefix))
+
+
+def _points(prediction: VGGTPrediction) -> tuple[Tensor, Tensor]:
+    """Points and their confidence: the stage trains all heads."""
+    if prediction.points is None or prediction.points_confidence is None:
+        raise RuntimeError("the VGGT stage needs predictions of the point head")
+    return prediction.points, prediction.points_confidence
 
 
 def from_config(values: Mapping[str, Any], device: torch.device | str) -> VGGTStage:

@@ -27,7 +27,8 @@ TENSORS = ("colors", "depth", "depth_confidence", "points", "point_map", "point_
 def generate(pipeline: Gen3RPipeline) -> Scene:
     images = torch.rand(2, 3, *SIZE, generator=torch.Generator().manual_seed(1))
     return pipeline.generate(
-        Job(images, Task.TWO_VIEW, "a small room", "zoom_in"), Sampling(num_frames=NUM_FRAMES, size=SIZE, steps=2)
+        Job(images, Task.TWO_VIEW, "a small room", "zoom_in"),
+        Sampling(num_frames=NUM_FRAMES, size=SIZE, steps=2, point_map=True),
     )
 
 

@@ -22,7 +22,7 @@ def job():
 
 @pytest.fixture(scope="package")
 def sampling():
-    return Sampling(steps=3, num_frames=1)
+    return Sampling(steps=3, num_frames=1, point_map=True)
 
 
 @pytest.fixture(scope="package")

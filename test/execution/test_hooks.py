@@ -148,12 +148,12 @@ def test_one_graph_serves_all_blocks_and_jobs(pipeline, job, sampling, plain, gr
 
 def test_vggt_compiles_to_few_graphs(pipeline, job, graphs):
     found, backend = graphs
-    expected = pipeline.reconstruct(job.images)
+    expected = pipeline.reconstruct(job.images, point_map=True)
     body = pipeline.vggt.aggregator
     compiled = CompiledBlocks([*body.frame_blocks, *body.global_blocks], backend=backend)
     try:
         for _ in range(2):
-            assert identical(pipeline.reconstruct(job.images), expected)
+            assert identical(pipeline.reconstruct(job.images, point_map=True), expected)
             assert len(found) == 2  # within frames, and across them
     finally:
         compiled.remove()

@@ -100,10 +100,10 @@ def test_denoising_begins_anew(pipeline, job, sampling, plain, full):
 
 
 def test_feed_forward_jobs_go_on_too(pipeline, job, full):
-    expected = pipeline.reconstruct(job.images)
+    expected = pipeline.reconstruct(job.images, point_map=True)
     full("cameras", 1)
     monitor = JobMonitor()
-    assert identical(pipeline.reconstruct(job.images, monitor=monitor), expected)
+    assert identical(pipeline.reconstruct(job.images, point_map=True, monitor=monitor), expected)
     assert monitor.lowered == ["vggt: prompts"]
 
 

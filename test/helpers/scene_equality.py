@@ -6,5 +6,9 @@ NAMES = ("colors", "depth", "depth_confidence", "points", "point_map", "valid", 
 
 
 def identical(a, b):
-    """Whether all tensors of two scenes are equal bit by bit."""
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in NAMES)
+    """Whether all tensors of two scenes are equal bit by bit; what one lacks, the other lacks too."""
+    return all(_equal(getattr(a, name), getattr(b, name)) for name in NAMES)
+
+
+def _equal(x, y):
+    return x is y if x is None or y is None else torch.equal(x, y)

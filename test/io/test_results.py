@@ -37,7 +37,7 @@ def scene(frames=3, size=(28, 42), seed=0, **values):
     points = torch.rand(frames, *size, 3, generator=draw) * 5
     parts = {
         "colors": torch.rand(frames, *size, 3, generator=draw), "depth": depth, "depth_confidence": depth,
-        "points": points, "point_map": points, "point_map_confidence": depth, "valid": depth > 1.1,
+        "points": points, "point_map": None, "point_map_confidence": None, "valid": depth > 1.1,
         "intrinsics": K, "T_cam_world": poses, "observed": torch.arange(frames) == 0,
     }  # fmt: skip
     return Scene(**parts | values)

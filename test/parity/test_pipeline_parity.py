@@ -97,6 +97,7 @@ def _on_host(scene: Scene) -> Scene:
 
 def _check_scene(scene: Scene, compare: Comparison, task: Task) -> None:
     compare("depth_maps", scene.depth[None, ..., None])
+    assert scene.point_map is not None
     compare("point_maps", scene.point_map[None])
     compare("pcds", scene.points[None])
     compare("rgbs", scene.colors[None])
@@ -197,6 +198,7 @@ def test_pipeline(name: str, device: str, way: str, tmp_path: Path) -> None:
             guidance=settings["guidance"],
             negative_prompt=prompts[0],
             limit_depth=settings["min_max"],
+            point_map=True,
         ),
         noise=Noise(latents[0], noise),
     )

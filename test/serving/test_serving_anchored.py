@@ -26,7 +26,7 @@ def scene_of(drive):
     points = torch.zeros(*drive.depth.shape, 3)
     return Scene(
         colors=drive.images.permute(0, 2, 3, 1), depth=drive.depth, depth_confidence=torch.ones_like(drive.depth),
-        points=points, point_map=points, point_map_confidence=torch.ones_like(drive.depth),
+        points=points, point_map=None, point_map_confidence=None,
         valid=torch.ones_like(drive.depth, dtype=torch.bool), intrinsics=drive.K.float(),
         T_cam_world=invert_rigid(poses).float(), observed=torch.ones(count, dtype=torch.bool),
     )  # fmt: skip

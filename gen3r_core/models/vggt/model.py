@@ -27,16 +27,16 @@ class VGGTPrediction:
             world-to-camera pose, vertical and horizontal field of view in radians.
         depth: ``[B, S, H, W]`` depth along the camera's z.
         depth_confidence: ``[B, S, H, W]``, at least 1.
-        points: ``[B, S, H, W, 3]`` in the world frame.
-        points_confidence: ``[B, S, H, W]``, at least 1.
+        points: ``[B, S, H, W, 3]`` in the world frame; None where the point head was not run.
+        points_confidence: ``[B, S, H, W]``, at least 1; None with ``points``.
         pose_iterations: pose encodings after each refinement; the last is ``pose_encoding``.
     """
 
     pose_encoding: Tensor
     depth: Tensor
     depth_confidence: Tensor
-    points: Tensor
-    points_confidence: Tensor
+    points: Tensor | None
+    points_confidence: Tensor | None
     pose_iterations: tuple[Tensor, ...]
 
 
@@ -149,15 +149,16 @@ class VGGT(nn.Module):
         return points, confidence
 
     def decode(
-        self, tokens: Sequence[Tensor], image_size: tuple[int, int], *, frames_per_chunk: int = 8
+        self, tokens: Sequence[Tensor], image_size: tuple[int, int], *, frames_per_chunk: int = 8, points: bool = True
     ) -> VGGTPrediction:
-        """Run the three heads.
+        """Run the three heads, or two.
 
         Args:
             tokens: as :meth:`aggregate` returns them, or as
                 :func:`~gen3r_core.models.vggt.tokens.unpack_tokens` restores them.
             image_size: ``(height, width)`` of the images behind the tokens.
             frames_per_chunk: frames that go through a dense head at a time.
+            points: run the point head too, which costs as much as the depth head.
 
         Returns:
             Cameras, depth and points.
@@ -168,15 +169,18 @@ class VGGT(nn.Module):
         self._check_tokens(tokens, image_size)
         steps = self.predict_cameras(tokens)
         depth, depth_confidence = self.predict_depth(tokens, image_size, frames_per_chunk=frames_per_chunk)
-        points, points_confidence = self.predict_points(tokens, image_size, frames_per_chunk=frames_per_chunk)
-        return VGGTPrediction(steps[-1], depth, depth_confidence, points, points_confidence, steps)
+        if not points:
+            return VGGTPrediction(steps[-1], depth, depth_confidence, None, None, steps)
+        places, confidence = self.predict_points(tokens, image_size, frames_per_chunk=frames_per_chunk)
+        return VGGTPrediction(steps[-1], depth, depth_confidence, places, confidence, steps)
 
-    def forward(self, images: Tensor, *, frames_per_chunk: int = 8) -> VGGTPrediction:
+    def forward(self, images: Tensor, *, frames_per_chunk: int = 8, points: bool = True) -> VGGTPrediction:
         """Predict cameras, depth and points from images.
 
         Args:
             images: as in :meth:`aggregate`.
             frames_per_chunk: frames that go through a dense head at a time.
+            points: as in :meth:`decode`.
 
         Returns:
             Cameras, depth and points.
@@ -185,7 +189,8 @@ class VGGT(nn.Module):
             InputError: the images cannot be used.
         """
         tokens = self.aggregate(images)
-        return self.decode(tokens, (images.shape[-2], images.shape[-1]), frames_per_chunk=frames_per_chunk)
+        size = (images.shape[-2], images.shape[-1])
+        return self.decode(tokens, size, frames_per_chunk=frames_per_chunk, points=points)
 
     def _check_tokens(self, tokens: Sequence[Tensor], image_size: tuple[int, int]) -> None:
         grid, config = patch_grid(image_size, self.patch_size), self.config

@@ -58,6 +58,24 @@ def test_heads_alone_equal_the_whole(model, images):
     assert (model.patch_size, model.special_tokens) == (14, 4)
 
 
+def test_without_the_point_head(model, images):
+    """What the others say is the same bit for bit."""
+    calls = []
+    hook = model.point_head.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        found = [model(images, points=False), model.decode(model.aggregate(images), (28, 42), points=False)]
+        assert calls == []
+        whole = model(images)
+        assert calls == [1]
+    finally:
+        hook.remove()
+    for one in found:
+        assert one.points is one.points_confidence is None
+        assert torch.equal(one.pose_encoding, whole.pose_encoding)
+        assert torch.equal(one.depth, whole.depth)
+        assert torch.equal(one.depth_confidence, whole.depth_confidence)
+
+
 def test_packed_tokens_decode_to_the_same_dense_maps(model, images):
     """The dense heads see the patches, which packing keeps; cameras see the camera token, kept too."""
     whole, tokens = model(images), model.aggregate(images)

@@ -46,6 +46,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--memory_budgets", nargs="+", type=float, help="budgets in GiB to time; none without it")
     parser.add_argument("--sizes", nargs="+", type=image_size, help="sizes to time, in place of --size")
     parser.add_argument("--errors", action="store_true", help="also measure the latents' error against exact")
+    parser.add_argument(
+        "--plot", type=Path, help="draw these errors against seconds to a file, .png, .svg or .pdf (needs matplotlib)"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the networks' blocks")
     parser.add_argument("--channels_last", action="store_true", help="reorder the convolutions of both autoencoders")
     parser.add_argument(
@@ -84,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.repeats < 1 or args.warmup < 0:
         raise InputError(f"bench needs at least one timed job, got --repeats {args.repeats} --warmup {args.warmup}")
+    if args.plot is not None:
+        _check_plot(args)
     device = choose_device(args.device)
     dtype = choose_dtype(args.dtype, device)
     processes()
@@ -132,8 +137,26 @@ def run(args: argparse.Namespace) -> int:
         )
     if is_first():
         name = args.model if checkpoint is None else checkpoint.root.name
-        _write(args, BenchReport(name, describe_machine(device), _facts(args, sampling, dtype, found), found.results))
+        report = BenchReport(name, describe_machine(device), _facts(args, sampling, dtype, found), found.results)
+        _write(args, report)
+        if args.plot is not None:
+            from gen3r_core.bench_plot import write_plot
+
+            write_plot(report, found.bad_caches, args.plot)
     return 0
+
+
+def _check_plot(args: argparse.Namespace) -> None:
+    """Before anything is measured."""
+    if not args.errors:
+        raise InputError("--plot draws the latents' errors against seconds; add --errors, which measures them")
+    try:
+        from gen3r_core.bench_plot import check_picture
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise InputError("--plot needs matplotlib, which is not installed: pip install 'gen3r[plot]'") from error
+    check_picture(args.plot)
 
 
 def _shown_on(bar: Any) -> Callback:

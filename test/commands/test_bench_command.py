@@ -52,6 +52,20 @@ def test_what_cannot_be_timed(tmp_path):
     assert "bench.json: No such file or directory" in done.err
 
 
+def test_plots_that_cannot_be_are_refused_before_anything_is_measured(tmp_path, monkeypatch):
+    done = gen3r("bench", "--plot", tmp_path / "plot.png")
+    assert done.code == 1
+    assert "--plot draws the latents' errors against seconds; add --errors, which measures them" in done.err
+    done = gen3r("bench", "--errors", "--plot", tmp_path / "plot.txt")
+    assert done.code == 1
+    assert "a plot can be png, svg, pdf, by the ending of its name; got 'plot.txt'" in done.err
+    monkeypatch.delitem(sys.modules, "gen3r_core.bench_plot", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    done = gen3r("bench", "--errors", "--plot", tmp_path / "plot.png")
+    assert done.code == 1
+    assert "--plot needs matplotlib, which is not installed: pip install 'gen3r[plot]'" in done.err
+
+
 def test_bench_of_attention_kernels():
     done = gen3r("bench", "--kernels", "--repeats", "2", "--device", "cpu")
     assert done.code == 0, done.err

@@ -86,11 +86,13 @@ def test_infer_with_profile_and_budget(own_checkpoint, inputs, calibration, tmp_
 
 
 @pytest.mark.slow
-def test_bench_of_profiles_and_budgets():
+def test_bench_of_profiles_and_budgets(tmp_path):
     done = gen3r("bench", *QUICK[2:], "--num_frames", "1", "--profiles", "exact", "preview",
                  "--memory_budgets", "8", "--channels_last",
-                 "--sizes", "112", "112x224", "--errors", "--warmup", "0", "--repeats", "1")  # fmt: skip
+                 "--sizes", "112", "112x224", "--errors", "--warmup", "0", "--repeats", "1",
+                 "--plot", tmp_path / "plot.svg")  # fmt: skip
     assert done.code == 0, done.err
+    assert b"a deliberately bad cache" in (tmp_path / "plot.svg").read_bytes()
     assert done.out.startswith("resident: 0.2")
     assert (
         "|  | 2view, 1 x 112x112, 8 GiB | 2view, 1 x 112x112, preview, 8 GiB | 2view, 1 x 112x224, 8 GiB | "

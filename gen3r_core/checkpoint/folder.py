@@ -140,6 +140,11 @@ class Checkpoint:
     defaults: Mapping[str, Any]
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """What people call it: its folder's name, or that of the model in this package."""
+        return PACKAGED if self.root == packaged_folder() else self.root.resolve().name
+
     def component(self, name: str) -> ComponentFiles:
         """A component's files.
 

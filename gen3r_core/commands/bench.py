@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
             callback=show,
         )
     if is_first():
-        name = args.model if checkpoint is None else checkpoint.root.name
+        name = args.model if checkpoint is None else checkpoint.name
         report = BenchReport(name, describe_machine(device), _facts(args, sampling, dtype, found), found.results)
         _write(args, report)
         if args.plot is not None:
@@ -288,7 +288,7 @@ def _cold(args: argparse.Namespace) -> int:
     facts = _job_facts(args, sampling, dtype) | _speed_ups(args) | compiler
     if args.memory_budgets:
         facts["budget GiB"] = args.memory_budgets[0]
-    report = ColdReport(args.checkpoint.resolve().name, describe_machine(device), facts, result)
+    report = ColdReport(checkpoint.name, describe_machine(device), facts, result)
     print(format_cold(report))
     if args.json is not None:
         write_json_atomic(args.json, report.to_dict())

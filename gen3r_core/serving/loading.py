@@ -35,7 +35,6 @@ def load_pipeline(options: WorkerOptions, report: Report) -> tuple[Gen3RPipeline
 
     report(IMPORTS / 4, "importing the networks")
     from gen3r_core.checkpoint.folder import open_checkpoint
-    from gen3r_core.checkpoint.packaged import PACKAGED, packaged_folder
     from gen3r_core.commands.options import choose_device, choose_dtype
     from gen3r_core.conditioning import Task
     from gen3r_core.execution.levels import LEVELS
@@ -62,7 +61,7 @@ def load_pipeline(options: WorkerOptions, report: Report) -> tuple[Gen3RPipeline
     else:
         checkpoint = open_checkpoint(options.checkpoint)
         guidance = float(checkpoint.defaults["guidance"])
-        name = PACKAGED if checkpoint.root == packaged_folder() else checkpoint.root.name
+        name = checkpoint.name
         prompts = PromptCache.load(options.prompts) if options.prompts else None
         pipeline = Gen3RPipeline.from_pretrained(
             checkpoint,

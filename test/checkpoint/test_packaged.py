@@ -35,6 +35,13 @@ def test_it_lies_in_the_package():
     assert (packaged_folder().parent / "sizes.json").is_file()
 
 
+def test_its_name(converted, monkeypatch):
+    monkeypatch.chdir(converted)
+    assert open_checkpoint(".").name == converted.name
+    monkeypatch.setattr(folders, "packaged_folder", lambda: converted)
+    assert open_checkpoint(None).name == PACKAGED
+
+
 @pytest.mark.parametrize("name", [None, PACKAGED])
 def test_naming_nothing_or_its_name(packaged, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -143,7 +143,7 @@ class Checkpoint:
     @property
     def name(self) -> str:
         """What people call it: its folder's name, or that of the model in this package."""
-        return PACKAGED if self.root == packaged_folder() else self.root.resolve().name
+        return PACKAGED if self.root == packaged_folder() else self.root.absolute().name
 
     def component(self, name: str) -> ComponentFiles:
         """A component's files.

@@ -104,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
         # One pipeline serves all tasks and sizes of a budget: the most frames known, the largest size.
         largest = max(samplings, key=lambda one: one.size or (0, 0))
         task = Task.ALL_VIEW if {"allview", "vggt"} & set(args.tasks) else Task.TWO_VIEW
-        plan = None if budget is None else plan_model(checkpoint or args.model, task, largest, dtype, budget)
+        model, reconstructs = checkpoint or args.model, "vggt" in args.tasks
+        plan = None if budget is None else plan_model(model, task, largest, dtype, budget, reconstructs=reconstructs)
         plans.append((budget, plan))
         if plan is not None:
             print(plan.words())
@@ -157,6 +158,11 @@ def _check_plot(args: argparse.Namespace) -> None:
             raise
         raise InputError("--plot needs matplotlib, which is not installed: pip install 'gen3r[plot]'") from error
     check_picture(args.plot)
+    if set(args.tasks) == {"vggt"} or set(args.profiles) == {"preview"}:
+        raise InputError(
+            "--plot needs a task that generates and a profile of the frames and size of exact: vggt has no latents, "
+            "and those of preview are fewer"
+        )
 
 
 def _shown_on(bar: Any) -> Callback:
@@ -307,6 +313,7 @@ def _check_cold(args: argparse.Namespace) -> None:
         "--differences": args.differences,
         "--errors": args.errors,
         "--trace": args.trace,
+        "--plot": args.plot is not None,
         "--profiles other than exact": args.profiles != ["exact"],
         "several --sizes": len(args.sizes or ()) > 1,
         "several --memory_budgets": len(args.memory_budgets or ()) > 1,
@@ -328,7 +335,7 @@ def _cold_level(
         return LEVELS[0]
     budget = args.memory_budgets[0]
     task = Task.ALL_VIEW if args.tasks[0] == "vggt" else Task(args.tasks[0])
-    plan = plan_model(checkpoint, task, sampling, dtype, budget)
+    plan = plan_model(checkpoint, task, sampling, dtype, budget, reconstructs=args.tasks[0] == "vggt")
     print(plan.words())
     limit_memory(device, budget)
     return plan.level

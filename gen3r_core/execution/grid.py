@@ -9,7 +9,6 @@ from typing import Any
 from gen3r_core.bench import BenchResult, bench_images, bench_job, run_bench
 from gen3r_core.conditioning import Task
 from gen3r_core.execution.calibration import Calibration, calibrate
-from gen3r_core.execution.captured import CapturedVGGT
 from gen3r_core.execution.compiled import CompiledBlocks
 from gen3r_core.execution.compiled_heads import CompiledHeads
 from gen3r_core.execution.fused_autoencoders import FusedGeometryAdapter, FusedVideoVAE
@@ -37,8 +36,7 @@ def speed_up(
         channels_last: reorder the convolutions of video VAE and geometry adapter.
         compiled: compile the blocks of the transformer and of VGGT, of its image encoder and its heads, and run both
             autoencoders on fused blocks; all convolutions are reordered.
-        vggt: compile its blocks and heads too, one graph for each number of views, and on a GPU launch all its kernels
-            at once where views are few.
+        vggt: compile its blocks and heads too, one graph for each number of views.
         backend: torch's name of a compiler.
 
     Returns:
@@ -46,9 +44,7 @@ def speed_up(
     """
     network, autoencoders = pipeline.vggt, [pipeline.video_vae, pipeline.geometry_adapter]
     heads = [network.depth_head, network.point_head] if compiled and vggt else []
-    put_on: list[
-        CompiledBlocks | CompiledHeads | ChannelsLast | FusedVideoVAE | FusedGeometryAdapter | CapturedVGGT
-    ] = []
+    put_on: list[CompiledBlocks | CompiledHeads | ChannelsLast | FusedVideoVAE | FusedGeometryAdapter] = []
     if channels_last or compiled:
         put_on.append(ChannelsLast([*autoencoders, *heads]))
     if compiled:
@@ -59,8 +55,6 @@ def speed_up(
         put_on.append(FusedVideoVAE(pipeline.video_vae, backend=backend))
         put_on.append(FusedGeometryAdapter(pipeline.geometry_adapter, backend=backend))
         put_on.append(CompiledHeads(heads, backend=backend))
-    if compiled and vggt and pipeline.device.type == "cuda":
-        put_on.append(CapturedVGGT(network, pipeline.placement))  # pragma: gpu-only
 
     def remove() -> None:
         while put_on:

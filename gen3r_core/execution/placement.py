@@ -41,7 +41,7 @@ class Placement:
     Args:
         device: where everything is computed.
         level: how sparing with the device's memory.
-        networks: by name, all that are used; those that a level wants away leave the device when it is chosen.
+        networks: by name, all that are used; those that the level wants away leave the device.
 
     Attributes:
         device: the same, with its number.
@@ -59,6 +59,7 @@ class Placement:
         self._networks = {name: network for name, network in (networks or {}).items() if network is not None}
         self._streams: WeakKeyDictionary[nn.Module, BlockStream] = WeakKeyDictionary()
         self._present: WeakSet[nn.Module] = WeakSet()
+        self._send_away()
 
     @property
     def level(self) -> Level:
@@ -75,8 +76,11 @@ class Placement:
             del network
             stream.close()
         self._streams.clear()
+        self._send_away()
+
+    def _send_away(self) -> None:
         for name, network in self._networks.items():
-            if name in level.away and network not in self._present and device_of(network).type != "cpu":
+            if name in self._level.away and network not in self._present and device_of(network).type != "cpu":
                 network.to("cpu")
 
     def lower(self) -> Level | None:
@@ -89,6 +93,12 @@ class Placement:
         else:
             later = tuple(level for level in LEVELS if level.name == self._level.name)
         return later[0] if later else None
+
+    def bring_back(self) -> None:
+        """All networks to the device, at the first level: for networks that somebody else uses, too."""
+        self.change(LEVELS[0])
+        for network in self._networks.values():
+            network.to(self.device)
 
     def forget(self, network: nn.Module) -> None:
         """Call this after parts of a network were exchanged."""

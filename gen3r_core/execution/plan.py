@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -131,6 +131,8 @@ class Planner:
         shape: of the job.
         guided: whether there is guidance.
         geometry: where the geometry comes from.
+        point_map: whether VGGT's point head is run.
+        reconstructs: whether as many views are also reconstructed as they are, by VGGT alone.
     """
 
     def __init__(
@@ -141,12 +143,16 @@ class Planner:
         *,
         guided: bool = True,
         geometry: GeometrySource | str = GeometrySource.LATENTS,
+        point_map: bool = False,
+        reconstructs: bool = False,
     ) -> None:
         self._networks: Any = dict(networks)
         self._task = task
         self._shape = shape
         self._guided = guided
         self._reads_frames = geometry == GeometrySource.FRAMES
+        self._point_map = point_map
+        self._reconstructs = reconstructs
         self._dtype: torch.dtype = self._networks["transformer"].patch_embedding.weight.dtype
         self._known: dict[object, tuple[int, int]] = {}
 
@@ -154,17 +160,24 @@ class Planner:
         """The peaks of all stages at a level."""
         stages = []
         # What stays from stage to stage: images, embeddings, control latents; then the finished scene.
-        kept = 4 * 3 * len(self._task.known_frames(self._shape.num_frames)) * self._shape.height * self._shape.width
+        frame = 4 * 3 * self._shape.height * self._shape.width
+        kept = frame * len(self._task.known_frames(self._shape.num_frames))
         for stage, used, work in self._stages(level):
-            if any(name not in self._networks for name in used):
-                continue
-            here = [weight_bytes(net) for name, net in self._networks.items() if name not in level.away]
-            away = [self._visiting(name, level) for name in used if name in level.away]
-            peak, left = self._measured((stage, *work.keywords.items()), work, used)
-            stages.append(StagePeak(stage, sum(here) + sum(away), kept + peak))
-            kept += 0 if stage == "adapter" else left
+            if all(name in self._networks for name in used):
+                peak, left = self._measured((stage, *work.keywords.items()), work, used)
+                stages.append(StagePeak(stage, self._weights(level, used), kept + peak))
+                kept += 0 if stage == "adapter" else left
+        if self._reconstructs:  # a job of its own
+            work = partial(self._frames, chunk=level.frames_per_chunk)
+            peak, _ = self._measured(("vggt", *work.keywords.items()), work, ("vggt",))
+            stages.append(StagePeak("vggt", self._weights(level, ("vggt",)), frame * self._shape.num_frames + peak))
         host = sum(weight_bytes(net) for name, net in self._networks.items() if name in level.away)
         return MemoryPlan(level, _merged(stages), host)
+
+    def _weights(self, level: Level, used: Sequence[str]) -> int:
+        """Bytes on the device while some networks are used."""
+        here = [weight_bytes(net) for name, net in self._networks.items() if name not in level.away]
+        return sum(here) + sum(self._visiting(name, level) for name in used if name in level.away)
 
     def choose(self, budget: float) -> MemoryPlan:
         """The fastest level that fits, with as many networks on the device all the time as fit, the largest first.
@@ -300,7 +313,7 @@ class Planner:
         if self._reads_frames:
             depth, _ = vggt.predict_depth(layers, self._shape.size, frames_per_chunk=chunk)
             return depth, vggt.predict_cameras(layers)[-1]
-        return vggt.decode(layers, self._shape.size, frames_per_chunk=chunk, points=False)
+        return vggt.decode(layers, self._shape.size, frames_per_chunk=chunk, points=self._point_map)
 
     def _colors(self) -> object:
         video = self._networks["video_vae"].decode(self._empty(*self._half())).sample.float()
@@ -308,7 +321,7 @@ class Planner:
 
     def _frames(self, chunk: int) -> object:
         frames = self._empty(1, self._shape.num_frames, 3, *self._shape.size, dtype=torch.float32)
-        return self._networks["vggt"](frames, frames_per_chunk=chunk, points=False)
+        return self._networks["vggt"](frames, frames_per_chunk=chunk, points=self._point_map)
 
 
 def plan_model(
@@ -319,6 +332,7 @@ def plan_model(
     budget: float,
     *,
     text: bool = True,
+    reconstructs: bool = False,
 ) -> MemoryPlan:
     """The fastest level at which a model's job fits a budget.
 
@@ -329,6 +343,7 @@ def plan_model(
         dtype: of the weights.
         budget: GiB that torch may hold on the device.
         text: whether prompts are embedded by the text encoder.
+        reconstructs: as :class:`Planner` has it.
 
     Raises:
         InputError: no level fits.
@@ -344,8 +359,16 @@ def plan_model(
         frames, (height, width) = model.defaults["num_frames"], model.defaults["image_size"]
         configs = configs_of(model, leave_out=left_out)
     shape = LatentShape(sampling.num_frames or frames, *(sampling.size or (height, width)))
-    networks, guided = empty_networks(configs, dtype), sampling.guidance > 1
-    return Planner(networks, task, shape, guided=guided, geometry=sampling.geometry).choose(budget)
+    planner = Planner(
+        empty_networks(configs, dtype),
+        task,
+        shape,
+        guided=sampling.guidance > 1,
+        geometry=sampling.geometry,
+        point_map=sampling.point_map,
+        reconstructs=reconstructs,
+    )
+    return planner.choose(budget)
 
 
 def _merged(stages: list[StagePeak]) -> list[StagePeak]:

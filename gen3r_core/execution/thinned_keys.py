@@ -71,7 +71,7 @@ class ThinnedKeys:
             config = self._body.config
             grid = patch_grid((images.shape[-2], images.shape[-1]), config.patch_size)
             kept = kept_tokens(images.shape[1], config.special_tokens, grid, self._side)
-            self._kept[place] = torch.tensor(kept, device=images.device)  # recorded graphs read them again
+            self._kept = {place: torch.tensor(kept, device=images.device)}
         self._index = self._kept[place]
 
     def _take(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

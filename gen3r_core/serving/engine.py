@@ -144,7 +144,7 @@ class _VGGTSteps:
         passing: Callable[[nn.Module], None],
     ) -> None:
         self._blocks = vggt_blocks(pipeline.vggt)
-        self._total = vggt_steps(pipeline.vggt, frames)
+        self._total = vggt_steps(pipeline.vggt, frames, pipeline.placement.level.frames_per_chunk)
         self._told, self._passing = told, passing
         self._begun = 0
 

@@ -51,7 +51,8 @@ def load_pipeline(options: WorkerOptions, report: Report) -> tuple[Gen3RPipeline
         report(IMPORTS, f"planning for {options.memory_budget:g} GiB")
         model = options.random_size or open_checkpoint(options.checkpoint)
         sampling = Sampling() if isinstance(model, str) else Sampling(geometry=model.defaults["geometry"])
-        level = plan_model(model, Task.TWO_VIEW, sampling, dtype, options.memory_budget, text=not options.prompts).level
+        text, budget = not options.prompts, options.memory_budget
+        level = plan_model(model, Task.TWO_VIEW, sampling, dtype, budget, text=text, reconstructs=True).level
         limit_memory(device, options.memory_budget)
     if options.random_size is not None:
         from gen3r_core.sizes import random_pipeline

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -69,7 +68,12 @@ def vggt_blocks(vggt: VGGT) -> set[nn.Module]:
     return {*blocks, vggt.depth_head.scratch}
 
 
-def vggt_steps(vggt: VGGT, frames: int) -> int:
-    """How often a block of :func:`vggt_blocks` runs in a pass over so many frames."""
-    chunk = int(signature(vggt.forward).parameters["frames_per_chunk"].default)
-    return len(vggt_blocks(vggt)) - 1 + -(-frames // chunk)
+def vggt_steps(vggt: VGGT, frames: int, frames_per_chunk: int) -> int:
+    """How often a block of :func:`vggt_blocks` runs in a pass over so many frames.
+
+    Args:
+        vggt: the network.
+        frames: of the pass.
+        frames_per_chunk: those that go through a dense head at a time.
+    """
+    return len(vggt_blocks(vggt)) - 1 + -(-frames // frames_per_chunk)

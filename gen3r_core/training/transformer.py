@@ -243,12 +243,14 @@ class TransformerStage:
         sampling = Sampling(
             num_frames=frames, size=batch.size, steps=options.validation_steps, guidance=options.validation_guidance
         )
-        pipeline = self.pipeline()
-        with mixed_precision(batch.device):
-            values = [
-                frame_psnr(pipeline.generate(job, sampling).colors[unknown], job.images[unknown].movedim(1, -1)).mean()
-                for job in jobs
-            ]
+        pipeline, values = self.pipeline(), []
+        try:
+            with mixed_precision(batch.device):
+                for job in jobs:
+                    colors = pipeline.generate(job, sampling).colors
+                    values.append(frame_psnr(colors[unknown], job.images[unknown].movedim(1, -1)).mean())
+        finally:
+            pipeline.placement.bring_back()  # memory may have run out on the way
         return float(torch.stack(values).mean())
 
     def pipeline(self) -> Gen3RPipeline:

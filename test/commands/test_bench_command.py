@@ -59,6 +59,10 @@ def test_plots_that_cannot_be_are_refused_before_anything_is_measured(tmp_path, 
     done = gen3r("bench", "--errors", "--plot", tmp_path / "plot.txt")
     assert done.code == 1
     assert "a plot can be png, svg, pdf, by the ending of its name; got 'plot.txt'" in done.err
+    for options in (("--tasks", "vggt"), ("--profiles", "preview")):
+        done = gen3r("bench", "--errors", "--plot", tmp_path / "plot.png", *options)
+        assert done.code == 1
+        assert "--plot needs a task that generates and a profile of the frames and size of exact" in done.err
     monkeypatch.delitem(sys.modules, "gen3r_core.bench_plot", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     done = gen3r("bench", "--errors", "--plot", tmp_path / "plot.png")
@@ -182,6 +186,7 @@ def test_a_compiled_cold_start(own_checkpoint, monkeypatch):
     [
         (("--kernels",), "--cold times a single job, without --kernels\n"),
         (("--differences", "--errors"), "--cold times a single job, without --differences, --errors\n"),
+        (("--plot", "plot.png"), "--cold times a single job, without --plot\n"),
         (("--trace", "3"), "without --trace"),
         (("--profiles", "exact", "fast"), "without --profiles other than exact"),
         (("--sizes", "112", "224", "--memory_budgets", "4", "8"), "without several --sizes, several --memory_budgets"),

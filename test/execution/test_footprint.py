@@ -136,6 +136,24 @@ def test_the_rest_of_a_budget_keeps_networks_on_the_device(full):
     assert plans[12].host_bytes < plans[10].host_bytes < bare.host_bytes
 
 
+@pytest.mark.slow
+def test_views_that_are_reconstructed_need_room_too(full):
+    """VGGT's pass over all views is no stage of a generated job, whose plan would leave too little for it."""
+    both = Planner(full._networks, Task.TWO_VIEW, LatentShape(49, 560, 560), reconstructs=True)
+    passing = {stage.stage: stage.total for stage in both.plan(LEVELS[3]).stages}["vggt"]
+    assert max(stage.total for stage in full.plan(LEVELS[3]).stages) < passing < 7 * GIB
+    assert full.choose(6).level.name == "sparing"
+    assert both.choose(6).level.name == "streamed"
+    assert full.choose(7).host_bytes < both.choose(7).host_bytes
+
+
+@pytest.mark.slow
+def test_the_point_head_is_planned_where_it_is_asked_for(full):
+    with_points = Planner(full._networks, Task.TWO_VIEW, LatentShape(49, 560, 560), point_map=True)
+    last = {plan: plan.plan(LEVELS[0]).stages[-1].working for plan in (full, with_points)}
+    assert last[with_points] - last[full] == 4 * 4 * 49 * 560 * 560  # points and their confidence stay, float32
+
+
 def test_a_budget_that_nothing_fits(full):
     with pytest.raises(InputError, match=r"budget of 2 GiB is too small for 49 frames of 560x560: .* needs \d\."):
         full.choose(2)

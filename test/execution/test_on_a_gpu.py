@@ -9,12 +9,10 @@ from lively import assert_scenes_close, lively_pipeline
 from scene_equality import identical
 
 from gen3r_core.errors import Gen3RError
-from gen3r_core.execution.captured import CapturedVGGT
 from gen3r_core.execution.grid import speed_up
 from gen3r_core.execution.levels import LEVELS, NETWORKS
 from gen3r_core.execution.placement import Placement
 from gen3r_core.execution.plan import GIB, limit_memory, plan_model
-from gen3r_core.execution.thinned_keys import ThinnedKeys
 from gen3r_core.execution.weights import EightBitLinear, multiplies_fp8
 from gen3r_core.jobs import Sampling
 from gen3r_core.progress import JobMonitor
@@ -103,29 +101,6 @@ def test_the_loop_never_waits(on_gpu, job, sampling, scheduler):
         on_gpu.generate(job, replace(sampling, steps=6, scheduler=scheduler), callback=watch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.parametrize("side", [0, 2])
-def test_recorded_views(on_gpu, side):
-    vggt = on_gpu.vggt
-    hook = CapturedVGGT(vggt, on_gpu.placement)
-    thin = ThinnedKeys(vggt, side) if side else None
-    try:
-        with torch.no_grad():
-            for seed in range(4):
-                for count in (2, 3):
-                    draw = torch.Generator(device=CUDA).manual_seed(seed)
-                    images = torch.rand(1, count, 3, 56, 70, device=CUDA, generator=draw)
-                    for _ in range(2):
-                        found = vggt(images)
-                    expected = type(vggt).forward(vggt, images)
-                    assert torch.equal(found.depth, expected.depth)
-                    assert torch.equal(found.pose_encoding, expected.pose_encoding)
-            assert hook.graphs == 2
-    finally:
-        hook.remove()
-        if thin is not None:
-            thin.remove()
 
 
 def test_float8_products():

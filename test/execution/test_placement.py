@@ -132,6 +132,17 @@ def test_what_a_level_wants_away_leaves_at_once():
     assert (text.sent, vggt.sent, transformer.sent) == (["cpu", "cpu"], [], ["cpu"])
     placement.change(BY_NAME["resident"])
     assert (text.sent, vggt.sent, transformer.sent) == (["cpu", "cpu"], [], ["cpu"])
+    Placement(CPU, BY_NAME["prompts"], networks)
+    assert (text.sent, vggt.sent) == (["cpu", "cpu", "cpu"], [])
+
+
+def test_borrowed_networks_are_brought_back():
+    network = Elsewhere()
+    placement = Placement(CPU, BY_NAME["resident"], {"vggt": network})
+    placement.change(BY_NAME["components"])
+    placement.bring_back()
+    assert placement.level is LEVELS[0]
+    assert network.sent == ["cpu", CPU]
 
 
 def test_what_is_in_use_stays():

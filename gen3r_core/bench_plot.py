@@ -48,18 +48,15 @@ def draw_errors(report: BenchReport, bad_caches: Sequence[TrajectoryError]) -> F
         raise InputError("there is nothing to plot: no profile of these has the frames and size of exact")
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
+    alone = len({(result.task, result.size, result.budget_gib) for result in known}) == 1
     for result in known:
-        _point(axes, result, alone=len({(one.task, one.size, one.budget_gib) for one in known}) == 1)
-    for name in {result.profile for result in known}:
-        if PROFILES[name].limit:
-            axes.axhline(100 * PROFILES[name].limit, linestyle=":", linewidth=1, color="0.5")
-            axes.annotate(f"limit of {name}", (1, 100 * PROFILES[name].limit), xycoords=("axes fraction", "data"),
-                          ha="right", va="bottom", color="0.5", fontsize=8)  # fmt: skip
+        _point(axes, result, alone=alone)
+    drawn = {result.profile for result in known}
+    for profile in PROFILES.values():
+        if profile.limit and profile.name in drawn:
+            _level(axes, profile.limit, f"limit of {profile.name}", ":", "0.5")
     if bad_caches:
-        least = 100 * min(error.worst for error in bad_caches)
-        axes.axhline(least, linestyle="--", linewidth=1, color="tab:red")
-        axes.annotate("a deliberately bad cache", (1, least), xycoords=("axes fraction", "data"), ha="right",
-                      va="bottom", color="tab:red", fontsize=8)  # fmt: skip
+        _level(axes, min(error.worst for error in bad_caches), "a deliberately bad cache", "--", "tab:red")
     axes.set(xlabel="seconds of a job", ylabel="error of the latents against exact, %")
     axes.margins(y=0.1)
     axes.set_xlim(0, 1.3 * max(result.total for result in known))  # room for the words beside the last
@@ -83,6 +80,13 @@ def write_plot(report: BenchReport, bad_caches: Sequence[TrajectoryError], path:
     figure, kind = draw_errors(report, bad_caches), path.suffix[1:].lower()
     with atomic_path(path) as partial:
         figure.savefig(partial, format=kind, dpi=150)
+
+
+def _level(axes: Axes, error: float, words: str, line: str, color: str) -> None:
+    """A line across at an error, 1 being the whole way."""
+    axes.axhline(100 * error, linestyle=line, linewidth=1, color=color)
+    place = ("axes fraction", "data")
+    axes.annotate(words, (1, 100 * error), xycoords=place, ha="right", va="bottom", color=color, fontsize=8)
 
 
 def _point(axes: Axes, result: BenchResult, *, alone: bool) -> None:

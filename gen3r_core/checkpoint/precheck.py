@@ -64,7 +64,7 @@ def check_checkpoint(root: Path | str | None) -> CheckpointFacts:
         raise CheckpointError(f"{folder} is not a checkpoint: it holds none of {MANIFEST}, {INDEX} and {WAN_VAE}")
     for path in sorted(folder.rglob("*.safetensors")):
         check_length(path)
-    name = PACKAGED if packaged else folder.resolve().name
+    name = PACKAGED if packaged else folder.absolute().name
     if not (folder / MANIFEST).is_file():
         return CheckpointFacts(name, packaged)
     try:

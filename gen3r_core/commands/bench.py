@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from gen3r_core.checkpoint.loading import Progress as LoadingProgress
     from gen3r_core.execution.grid import GridResult
     from gen3r_core.execution.levels import Level
+    from gen3r_core.execution.plan import MemoryPlan
     from gen3r_core.jobs import Sampling
     from gen3r_core.pipeline import Gen3RPipeline
     from gen3r_core.progress import Callback, Progress
@@ -77,11 +79,9 @@ def run(args: argparse.Namespace) -> int:
 
     from gen3r_core.bench import BenchReport, describe_machine
     from gen3r_core.checkpoint.folder import PUBLISHED_DEFAULTS, open_checkpoint
-    from gen3r_core.conditioning import Task
     from gen3r_core.execution.branch_processes import is_first, join, processes
     from gen3r_core.execution.grid import bench_grid, speed_up
     from gen3r_core.execution.levels import LEVELS
-    from gen3r_core.execution.plan import plan_model
     from gen3r_core.pipeline import Gen3RPipeline
     from gen3r_core.sizes import random_pipeline
 
@@ -103,12 +103,8 @@ def run(args: argparse.Namespace) -> int:
     for budget in args.memory_budgets or [None]:
         # One pipeline serves all tasks and sizes of a budget: the most frames known, the largest size.
         largest = max(samplings, key=lambda one: one.size or (0, 0))
-        task = Task.ALL_VIEW if {"allview", "vggt"} & set(args.tasks) else Task.TWO_VIEW
-        model, reconstructs = checkpoint or args.model, "vggt" in args.tasks
-        plan = None if budget is None else plan_model(model, task, largest, dtype, budget, reconstructs=reconstructs)
+        plan = None if budget is None else _plan(checkpoint or args.model, args.tasks, largest, dtype, budget)
         plans.append((budget, plan))
-        if plan is not None:
-            print(plan.words())
 
     def make(level: Level) -> Gen3RPipeline:
         if checkpoint is None:
@@ -147,6 +143,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(
+    model: str | Checkpoint, tasks: Sequence[str], sampling: Sampling, dtype: torch.dtype, budget: float
+) -> MemoryPlan:
+    """The plan for a budget, which is also printed: that of the task that knows the most frames."""
+    from gen3r_core.conditioning import Task
+    from gen3r_core.execution.plan import plan_model
+
+    task = Task.ALL_VIEW if {"allview", "vggt"} & set(tasks) else Task.TWO_VIEW
+    plan = plan_model(model, task, sampling, dtype, budget, reconstructs="vggt" in tasks)
+    print(plan.words())
+    return plan
+
+
 def _check_plot(args: argparse.Namespace) -> None:
     """Before anything is measured."""
     if not args.errors:
@@ -158,7 +167,9 @@ def _check_plot(args: argparse.Namespace) -> None:
             raise
         raise InputError("--plot needs matplotlib, which is not installed: pip install 'gen3r[plot]'") from error
     check_picture(args.plot)
-    if set(args.tasks) == {"vggt"} or set(args.profiles) == {"preview"}:
+    from gen3r_core.execution.profiles import PROFILES
+
+    if set(args.tasks) == {"vggt"} or not any(PROFILES[name].comparable for name in args.profiles):
         raise InputError(
             "--plot needs a task that generates and a profile of the frames and size of exact: vggt has no latents, "
             "and those of preview are fewer"
@@ -327,15 +338,11 @@ def _cold_level(
     args: argparse.Namespace, checkpoint: Checkpoint, sampling: Sampling, device: torch.device, dtype: torch.dtype
 ) -> Level:
     """The level for the budget, which is imposed; the first without one."""
-    from gen3r_core.conditioning import Task
     from gen3r_core.execution.levels import LEVELS
-    from gen3r_core.execution.plan import limit_memory, plan_model
+    from gen3r_core.execution.plan import limit_memory
 
     if not args.memory_budgets:
         return LEVELS[0]
-    budget = args.memory_budgets[0]
-    task = Task.ALL_VIEW if args.tasks[0] == "vggt" else Task(args.tasks[0])
-    plan = plan_model(checkpoint, task, sampling, dtype, budget, reconstructs=args.tasks[0] == "vggt")
-    print(plan.words())
-    limit_memory(device, budget)
+    plan = _plan(checkpoint, args.tasks[:1], sampling, dtype, args.memory_budgets[0])
+    limit_memory(device, args.memory_budgets[0])
     return plan.level

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         pipeline = Gen3RPipeline.from_pretrained(
             checkpoint, device=device, dtype=choose_dtype(args.dtype, device), progress=progress
         )
-    name = PACKAGED if args.checkpoint is None else args.checkpoint.name
+    name = checkpoint.name
     with tqdm(total=len(jobs) * sampling.steps, desc="calibrate", unit="step", mininterval=0.5) as bar:
 
         def show(report: Progress) -> None:

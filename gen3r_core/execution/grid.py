@@ -83,7 +83,7 @@ def profile_error(
     calibration: Calibration | None,
 ) -> TrajectoryError | None:
     """The error of a profile's latents against the exact ones; None where sizes differ."""
-    if profile.side_share < 1 or profile.frames_share < 1:
+    if not profile.comparable:
         return None
     with profile.apply(pipeline, calibration):
         return compare(record(pipeline, task, _under(profile, pipeline, sampling, task)), exact)

@@ -58,6 +58,11 @@ class Profile:
     frames_share: float = 1.0
     limit: float = 0.0
 
+    @property
+    def comparable(self) -> bool:
+        """Whether its latents have the shape of the exact ones."""
+        return self.side_share == self.frames_share == 1
+
     def sampling(self, base: Options, *, task: str, num_frames: int, image_size: tuple[int, int]) -> Options:
         """The options of a job, or of a request for one, under this profile.
 

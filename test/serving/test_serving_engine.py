@@ -11,6 +11,7 @@ from serving_jobs import pictures, prediction, reconstruction
 
 from gen3r_core.conditioning import Task
 from gen3r_core.errors import CancelledError, CheckpointError, DeviceError, InputError, OutOfMemoryError
+from gen3r_core.execution.levels import LEVELS
 from gen3r_core.jobs import Job, Sampling
 from gen3r_core.prompts import PromptCache
 from gen3r_core.serving.codes import ErrorCode
@@ -64,6 +65,17 @@ def test_a_reconstruction_reports_each_block(engine, frames):
     total = seen[0][2]
     assert seen == [("vggt", step, total) for step in range(total + 1)]
     assert total == 1 + 2 * 4 + -(-frames // 8)  # image encoder, aggregator, chunks of the depth head
+
+
+def test_a_level_with_smaller_chunks_reports_more_of_them(engine):
+    placement = engine.pipeline.placement
+    placement.change(LEVELS[3])
+    try:
+        _, seen = run(engine, reconstruction(9, longest=56))
+    finally:
+        placement.change(LEVELS[0])
+    assert [step for _, step, _ in seen] == list(range(seen[0][2] + 1))
+    assert seen[0][2] == 1 + 2 * 4 + -(-9 // LEVELS[3].frames_per_chunk)
 
 
 def test_a_prediction_along_a_path_reports_the_stages_of_the_pipeline(engine):

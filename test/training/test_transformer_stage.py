@@ -8,8 +8,11 @@ import torch
 from room_clips import FLOW_TINY, gradient_report, room_batch, train, write_parts
 
 from gen3r_core.conditioning import Task, known_frame_mask
-from gen3r_core.errors import CheckpointError, InputError
+from gen3r_core.errors import CheckpointError, InputError, OutOfMemoryError
+from gen3r_core.execution.levels import LEVELS
+from gen3r_core.execution.placement import Placement
 from gen3r_core.models.text_encoder import Tokenizer
+from gen3r_core.pipeline import Gen3RPipeline
 from gen3r_core.training import transformer
 from gen3r_core.training.clip_pool import EncodedBatch
 from gen3r_core.training.components import load_frozen
@@ -211,6 +214,28 @@ def test_validation_generates(make, clips):
     assert 0 < figures["psnr_1view"] < 40
     again = make().validate(clips)
     assert again == {name: figures[name] for name in again}
+
+
+def test_validation_that_runs_out_of_memory_leaves_the_networks_where_they_train(make, clips, monkeypatch):
+    """A pipeline that goes on at a lower level sends its networks away, which here are those of the training."""
+    levels = []
+
+    def generate(pipeline, *_):
+        pipeline.placement.change(LEVELS[2])
+        levels.append(pipeline.placement)
+        raise OutOfMemoryError("no more")
+
+    monkeypatch.setattr(Gen3RPipeline, "generate", generate)
+    brought = []
+
+    def bring_back(placement):
+        brought.append(placement)
+
+    monkeypatch.setattr(Placement, "bring_back", bring_back)
+    with pytest.raises(OutOfMemoryError):
+        make(validation_clips=1, validation_steps=1).validate(clips)
+    assert brought == levels
+    assert len(levels) == 1
 
 
 def test_validation_of_single_frames_without_cameras(make):

@@ -71,6 +71,13 @@ def network_attempts():
         pytest.fail(f"the test tried to reach beyond this machine: {', '.join(attempts)}", pytrace=False)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def exact_float32():
+    """On a GPU torch lets convolutions round float32 to TF32, which has the 10 bits of half precision."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].backends.cudnn.allow_tf32 = False
+
+
 # --- parity tests are marked by where they lie, and counted at the end -----------------------------------
 
 

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from gen3r_core.bench import BenchReport, describe_machine
     from gen3r_core.checkpoint.folder import PUBLISHED_DEFAULTS, open_checkpoint
     from gen3r_core.execution.branch_processes import is_first, join, processes
-    from gen3r_core.execution.grid import bench_grid, speed_up
+    from gen3r_core.execution.grid import GridResult, bench_grid, speed_up
     from gen3r_core.execution.levels import LEVELS
     from gen3r_core.pipeline import Gen3RPipeline
     from gen3r_core.sizes import random_pipeline
@@ -115,31 +115,37 @@ def run(args: argparse.Namespace) -> int:
         speed_up(made, channels_last=args.channels_last, compiled=args.compile)
         made.shared = join(device)
 
-    with tqdm(desc="bench", unit="step", mininterval=0.5, disable=not is_first()) as bar:
-        show = _shown_on(bar)
-        if args.differences:
-            return _differences(args, make(LEVELS[0]), samplings[0], dtype, show)
-        found = bench_grid(
-            make,
-            plans,
-            samplings,
-            args.tasks,
-            args.profiles,
-            errors=args.errors,
-            prepare=prepare,
-            warmup=args.warmup,
-            repeats=args.repeats,
-            trace=args.trace,
-            callback=show,
-        )
-    if is_first():
-        name = args.model if checkpoint is None else checkpoint.name
-        report = BenchReport(name, describe_machine(device), _facts(args, sampling, dtype, found), found.results)
-        _write(args, report)
-        if args.plot is not None:
-            from gen3r_core.bench_plot import write_plot
+    found = GridResult()
+    try:
+        with tqdm(desc="bench", unit="step", mininterval=0.5, disable=not is_first()) as bar:
+            show = _shown_on(bar)
+            if args.differences:
+                return _differences(args, make(LEVELS[0]), samplings[0], dtype, show)
+            bench_grid(
+                make,
+                plans,
+                samplings,
+                args.tasks,
+                args.profiles,
+                found,
+                device=device,
+                errors=args.errors,
+                prepare=prepare,
+                warmup=args.warmup,
+                repeats=args.repeats,
+                trace=args.trace,
+                callback=show,
+            )
+    finally:  # an error or Ctrl-C takes nothing of what was measured before
+        if is_first() and found.results:
+            name = args.model if checkpoint is None else checkpoint.name
+            facts = _facts(args, sampling, dtype, found)
+            report = BenchReport(name, describe_machine(device), facts, found.results)
+            _write(args, report)
+    if is_first() and args.plot is not None:
+        from gen3r_core.bench_plot import write_plot
 
-            write_plot(report, found.bad_caches, args.plot)
+        write_plot(report, found.bad_caches, args.plot)
     return 0
 
 

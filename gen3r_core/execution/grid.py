@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import torch
 
 from gen3r_core.bench import BenchResult, bench_images, bench_job, run_bench
 from gen3r_core.conditioning import Task
@@ -17,6 +19,7 @@ from gen3r_core.execution.levels import LEVELS, Level
 from gen3r_core.execution.placement import blocks_of
 from gen3r_core.execution.plan import MemoryPlan, limit_memory
 from gen3r_core.execution.profiles import PROFILES, Profile
+from gen3r_core.execution.stages import release_memory
 from gen3r_core.execution.step_cache import ResidualCache
 from gen3r_core.execution.trajectory import Trajectory, TrajectoryError, compare
 from gen3r_core.jobs import Sampling
@@ -121,8 +124,8 @@ class GridResult:
         bad_caches: errors of the bad cache, one for each combination of task, size and budget that was measured.
     """
 
-    results: list[BenchResult]
-    bad_caches: list[TrajectoryError]
+    results: list[BenchResult] = field(default_factory=list)
+    bad_caches: list[TrajectoryError] = field(default_factory=list)
 
     def verdict(self) -> str | None:
         """Whether the measure of error is one, in words; None where nothing was measured."""
@@ -141,29 +144,32 @@ def bench_grid(
     samplings: Sequence[Sampling],
     tasks: Sequence[str],
     profiles: Sequence[str],
+    found: GridResult,
     *,
+    device: torch.device,
     errors: bool = False,
     prepare: Callable[[Gen3RPipeline], object] | None = None,
     **options: Any,
-) -> GridResult:
+) -> None:
     """Run all combinations.
 
     Args:
-        make: a pipeline at a level; made anew for each budget.
+        make: a pipeline at a level; made anew for each budget, under it.
         plans: budgets in GiB with their plans; None for no budget.
         samplings: one for each size.
         tasks: of :class:`Task`, or "vggt".
         profiles: by name.
+        found: where figures go as they come, so that those of the others are there when one fails.
+        device: of the pipelines.
         errors: also measure the latents' errors, and that of a bad cache.
         prepare: puts speed-ups on a fresh pipeline.
         options: of :func:`gen3r_core.bench.run_bench`.
     """
-    results: list[BenchResult] = []
-    bad: list[TrajectoryError] = []
     for budget, plan in plans:
-        pipeline = make(LEVELS[0] if plan is None else plan.level)
+        release_memory(device)  # of the pipeline before
         if budget is not None:
-            limit_memory(pipeline.device, budget)
+            limit_memory(device, budget)
+        pipeline = make(LEVELS[0] if plan is None else plan.level)
         if prepare is not None:
             prepare(pipeline)
         marks: dict[str, Any] = {
@@ -173,25 +179,22 @@ def bench_grid(
         for sampling in samplings:
             for task in tasks:
                 if task == "vggt":
-                    found = _feed_forward(pipeline, sampling, profiles, options)
+                    results = _feed_forward(pipeline, sampling, profiles, options)
                 else:
-                    found = _profiles(pipeline, Task(task), sampling, profiles, errors, options, bad)
-                results += [replace(result, **marks) for result in found]
-        del pipeline
-    return GridResult(results, bad)
+                    results = _profiles(pipeline, Task(task), sampling, profiles, errors, options, found.bad_caches)
+                for result in results:
+                    found.results.append(replace(result, **marks))
+        del pipeline, results
 
 
 def _feed_forward(
     pipeline: Gen3RPipeline, sampling: Sampling, profiles: Sequence[str], options: dict[str, Any]
-) -> list[BenchResult]:
+) -> Iterator[BenchResult]:
     """All views at their size whatever the profile."""
-    results = []
     for profile in (PROFILES[name] for name in profiles):
         with profile.apply(pipeline):
-            results += [
-                replace(one, profile=profile.name) for one in run_bench(pipeline, ["vggt"], sampling, **options)
-            ]
-    return results
+            result = run_bench(pipeline, ["vggt"], sampling, **options)[0]
+        yield replace(result, profile=profile.name)
 
 
 def _profiles(
@@ -202,20 +205,18 @@ def _profiles(
     errors: bool,
     options: dict[str, Any],
     bad: list[TrajectoryError],
-) -> list[BenchResult]:
+) -> Iterator[BenchResult]:
     callback = options.get("callback")
     exact = record(pipeline, task, sampling, callback) if errors else None
-    results = []
     for profile in (PROFILES[name] for name in profiles):
         calibration = calibrate_profile(pipeline, profile, task, sampling, callback)
         with profile.apply(pipeline, calibration):
             result = run_bench(pipeline, [task], _under(profile, pipeline, sampling, task), **options)[0]
         result = replace(result, profile=profile.name)
         if exact is not None:
-            found = profile_error(pipeline, profile, task, sampling, exact, calibration)
-            if found is not None:
-                result = replace(result, error=found.worst, accepted=found.accepted(profile.limit))
-        results.append(result)
+            error = profile_error(pipeline, profile, task, sampling, exact, calibration)
+            if error is not None:
+                result = replace(result, error=error.worst, accepted=error.accepted(profile.limit))
+        yield result
     if exact is not None:
         bad.append(bad_cache_error(pipeline, task, sampling, exact))
-    return results

@@ -33,6 +33,11 @@ def blocks_of(network: nn.Module) -> list[nn.Module]:
     return []
 
 
+def stays_home(network: nn.Module) -> list[Tensor]:
+    """Weights of a network that are used where they lie while its blocks are streamed: tables of which few rows are."""
+    return [network.model.shared.weight] if isinstance(network, TextEncoder) else []
+
+
 class Placement:
     """Brings networks to the device for as long as they are used, as far as the level asks for it.
 
@@ -132,6 +137,7 @@ class Placement:
             else:
                 blocks = blocks_of(network) if name in self._level.streamed else []
                 inside = {id(tensor) for block in blocks for tensor in (*block.parameters(), *block.buffers())}
+                inside |= {id(tensor) for tensor in stays_home(network) if blocks}
                 rest = [t for t in (*network.parameters(), *network.buffers()) if id(t) not in inside]
                 stack.enter_context(_on_device(rest, self.device))
                 if blocks:

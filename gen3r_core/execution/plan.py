@@ -17,7 +17,7 @@ from gen3r_core.devices import numbered
 from gen3r_core.errors import InputError
 from gen3r_core.execution.footprint import measure_footprint, weight_bytes
 from gen3r_core.execution.levels import LEVELS, Level
-from gen3r_core.execution.placement import blocks_of
+from gen3r_core.execution.placement import blocks_of, stays_home
 from gen3r_core.geometry_source import GeometrySource
 from gen3r_core.models.text_encoder import TextEncoder
 from gen3r_core.models.vggt.tokens import unpack_tokens
@@ -216,7 +216,8 @@ class Planner:
         network = self._networks[name]
         blocks = blocks_of(network) if name in level.streamed else []
         sizes = [weight_bytes(block) for block in blocks]
-        return weight_bytes(network) - sum(sizes) + 2 * max(sizes, default=0)
+        home = [tensor.nbytes for tensor in stays_home(network) if blocks]
+        return weight_bytes(network) - sum(sizes) - sum(home) + 2 * max(sizes, default=0)
 
     def _measured(self, key: object, work: Callable[[], object], used: tuple[str, ...]) -> tuple[int, int]:
         if key not in self._known:

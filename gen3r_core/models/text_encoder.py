@@ -74,7 +74,11 @@ class TextEncoderConfig:
 
 
 class TextEncoder(nn.Module):
-    """Token ids to embeddings."""
+    """Token ids to embeddings.
+
+    The table of the vocabulary, a fifth of the published weights, may lie on another device than the rest: only the
+    rows of a prompt's tokens are sent on.
+    """
 
     def __init__(self, config: TextEncoderConfig | None = None) -> None:
         super().__init__()
@@ -107,7 +111,9 @@ class TextEncoder(nn.Module):
         Returns:
             ``[B, L, hidden_size]``; rows of padding are computed too and mean nothing.
         """
-        hidden: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        table = self.model.shared
+        rows = table(input_ids.to(table.weight.device)).to(self._device)
+        hidden: Tensor = self.model(inputs_embeds=rows, attention_mask=attention_mask).last_hidden_state
         return hidden
 
     def embed(self, input_ids: Sequence[Sequence[int]], *, text_len: int, pad_id: int = 0) -> list[Tensor]:
@@ -135,14 +141,19 @@ class TextEncoder(nn.Module):
         return [found[row] for row in range(len(lengths))]
 
     def _run(self, input_ids: Sequence[Sequence[int]], length: int, pad_id: int) -> Tensor:
-        device = self.model.shared.weight.device
         ids = torch.full((len(input_ids), length), pad_id, dtype=torch.int64)
         mask = torch.zeros_like(ids)
         for row, tokens in enumerate(input_ids):
             ids[row, : len(tokens)] = torch.as_tensor(tokens, dtype=torch.int64)
             mask[row, : len(tokens)] = 1
-        hidden: Tensor = self(ids.to(device), mask.to(device))
+        hidden: Tensor = self(ids, mask.to(self._device))
         return hidden
+
+    @property
+    def _device(self) -> torch.device:
+        """Where the blocks compute."""
+        weight: Tensor = self.model.encoder.final_layer_norm.weight
+        return weight.device
 
 
 class Tokenizer:

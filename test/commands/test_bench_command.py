@@ -10,6 +10,8 @@ import pytest
 from command_line import gen3r, gen3r_process
 from page_cache import lies_in_memory
 
+from gen3r_core import sizes
+from gen3r_core.errors import OutOfMemoryError
 from gen3r_core.execution import grid
 from gen3r_core.execution.levels import NETWORKS
 
@@ -50,6 +52,25 @@ def test_what_cannot_be_timed(tmp_path):
                  "--json", tmp_path / "missing" / "bench.json")  # fmt: skip
     assert done.code == 1
     assert "bench.json: No such file or directory" in done.err
+
+
+def test_what_was_measured_before_an_error_is_kept(tmp_path, monkeypatch):
+    random_pipeline = sizes.random_pipeline
+    made = []
+
+    def make(*args, **options):
+        made.append(args)
+        if len(made) == 2:
+            raise OutOfMemoryError("the device ran out of memory")
+        return random_pipeline(*args, **options)
+
+    monkeypatch.setattr(sizes, "random_pipeline", make)
+    done = gen3r("bench", "--tasks", "vggt", "--num_frames", "1", "--warmup", "0", "--repeats", "1", "--device", "cpu",
+                 "--memory_budgets", "8", "9", "--json", tmp_path / "bench.json")  # fmt: skip
+    assert done.code == 1
+    assert "|  | vggt, 1 x 112x112, 8 GiB |" in done.out
+    assert "gen3r: error: the device ran out of memory" in done.err
+    assert [result["budget_gib"] for result in json.loads((tmp_path / "bench.json").read_text())["results"]] == [8.0]
 
 
 def test_plots_that_cannot_be_are_refused_before_anything_is_measured(tmp_path, monkeypatch):

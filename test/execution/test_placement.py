@@ -78,6 +78,19 @@ def test_weights_are_elsewhere_while_they_are_used(pipeline):
     assert addresses(network) == home
 
 
+def test_the_table_of_the_vocabulary_is_used_where_it_lies(pipeline):
+    """It is a fifth of the text encoder at full size, and a prompt needs a few of its rows."""
+    network = pipeline.text_encoder
+    table, norm = network.model.shared.weight, network.model.encoder.final_layer_norm.weight
+    homes = table.data_ptr(), norm.data_ptr()
+    with Placement(CPU, BY_NAME["prompts"]).using(text_encoder=network):
+        assert table.data_ptr() == homes[0]
+        assert norm.data_ptr() != homes[1]
+    with Placement(CPU, Level("whole", "", frozenset({"text_encoder"}))).using(text_encoder=network):
+        assert table.data_ptr() != homes[0]
+    assert (table.data_ptr(), norm.data_ptr()) == homes
+
+
 def test_an_error_brings_weights_home(pipeline):
     placement = Placement(CPU, BY_NAME["streamed"])
     with pytest.raises(ValueError, match="on the way"), placement.using(transformer=pipeline.transformer):

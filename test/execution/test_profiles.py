@@ -10,7 +10,7 @@ from scene_equality import identical
 from gen3r_core.conditioning import LatentShape, Task
 from gen3r_core.errors import InputError
 from gen3r_core.execution.calibration import Calibration
-from gen3r_core.execution.grid import bench_grid, calibrate_profile
+from gen3r_core.execution.grid import GridResult, bench_grid, calibrate_profile
 from gen3r_core.execution.levels import LEVELS
 from gen3r_core.execution.plan import plan_model
 from gen3r_core.execution.profiles import PROFILES, profile_named
@@ -105,15 +105,18 @@ def test_a_grid_of_all(pipeline, sampling):
         made.append(level)
         return pipeline
 
+    found = GridResult()
     sizes = [replace(sampling, size=size) for size in ((112, 112), (112, 224))]
     plan = plan_model("tiny", Task.TWO_VIEW, sizes[1], torch.float32, 8)
     try:
-        found = bench_grid(
+        bench_grid(
             make,
             [(None, None), (8.0, plan)],
             sizes,
             ["2view", "vggt"],
             ["exact", "fast"],
+            found,
+            device=torch.device("cpu"),
             errors=True,
             warmup=0,
             repeats=1,

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -82,17 +83,22 @@ def test_it_serves_this_machine_until_it_is_interrupted(folder):
 
 def test_it_listens_elsewhere_when_told_to_and_opens_a_browser(folder, tmp_path):
     browser = tmp_path / "browser"
-    browser.write_text(f'#!/bin/sh\necho "$1" >{tmp_path / "opened"}\n')
+    opened = tmp_path / "opened"
+    browser.write_text(f'#!/bin/sh\necho "$1" >{opened}\n')
     browser.chmod(0o755)
     arguments = (folder, "--port", "0", "--host", "0.0.0.0", "--open")
     with started(*arguments, BROWSER=str(browser)) as (process, line):
         url = address(line)
         assert listening(int(url.rpartition(":")[2])) == {"00000000"}
+        deadline = time.monotonic() + 30
+        while not (opened.is_file() and opened.read_text().endswith("\n")):
+            assert time.monotonic() < deadline, "no browser was opened within 30 s"
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=30)
         assert process.returncode == 0
         assert out == ""
-    assert (tmp_path / "opened").read_text().strip() == url
+    assert opened.read_text().strip() == url
 
 
 def test_what_cannot_be_shown(tmp_path):

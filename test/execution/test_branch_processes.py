@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-from command_line import DATA, gen3r
+from command_line import gen3r, write_picture
 
 from gen3r_core.errors import DeviceError, InputError
 from gen3r_core.execution.branch_processes import BranchProcesses, is_first, join, processes
@@ -82,7 +82,7 @@ def test_other_numbers_of_processes(monkeypatch):
 @pytest.mark.slow
 def test_two_processes_give_the_result_of_one(tmp_path):
     """The whole command, with the shipped weights and strong guidance."""
-    images = [str(DATA / "bedroom" / name) for name in ("first.png", "last.png")]
+    images = [str(write_picture(tmp_path / f"{index}.png", index)) for index in range(2)]
     options = ["infer", "--task", "2view", "--frame_path", *images, "--prompts", "a room", "--steps", "3", "--device",
                "cpu", "--guidance", "4", "--num_frames", "5", "--size", "112", "--cameras", "free"]  # fmt: skip
     done = gen3r(*options, "--output_dir", tmp_path / "alone")

@@ -38,19 +38,28 @@ DRAWN = {"sensor_msgs/msg/PointCloud2", "nav_msgs/msg/Path", "visualization_msgs
 
 
 @pytest.fixture
-def ends(graph, client):
-    """The topics of the node, with their type: those of :class:`Outputs`, of goals and of diagnostics."""
-    node = Gen3RNode("gen3r", context=client.context)
+def ends(graph, client, tmp_path):
+    """The topics of the node, with their type: those of :class:`Outputs`, of goals and of diagnostics.
+
+    In a namespace of its own, which is left out of the names: a busy machine can leave the node of an earlier test in
+    this one's graph, and of two nodes of one name only the first is looked at.
+    """
+    space = f"/{tmp_path.name}"
+    node = Gen3RNode("gen3r", context=client.context, namespace=space)
     outputs = Outputs(node, "odom", "gen3r")
     own = lambda what: dict(what(node.get_name(), node.get_namespace()))  # noqa: E731
-    client.until(lambda: "/points" in own(client.node.get_publisher_names_and_types_by_node))
+    client.until(lambda: f"{space}/points" in own(client.node.get_publisher_names_and_types_by_node))
     found = own(client.node.get_publisher_names_and_types_by_node)
     found.update(own(client.node.get_subscriber_names_and_types_by_node))
-    qos = {topic: info.qos_profile for topic in found for info in client.node.get_publishers_info_by_topic(topic)}
+    qos = {
+        topic.removeprefix(space): info.qos_profile
+        for topic in found
+        for info in client.node.get_publishers_info_by_topic(topic)
+    }
     outputs.close()
     node.close()
     node.destroy_node()
-    return {**{name: types[0] for name, types in found.items()}, **CAMERA}, qos
+    return {**{name.removeprefix(space): types[0] for name, types in found.items()}, **CAMERA}, qos
 
 
 def displays():

@@ -64,7 +64,7 @@ class Screen:
 
     def canvas(self):
         """What is left of the panel: ``[H, W, 3]`` int."""
-        return self.browser.screenshot()[:, :500].astype(int)
+        return self.browser.screenshot()[:, :840].astype(int)
 
     def wait(self, condition, seconds=60):
         deadline = time.monotonic() + seconds
@@ -122,7 +122,7 @@ def near(canvas, color, distance=130):
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    found = Browser(PROGRAM, tmp_path_factory.mktemp("browser"), (840, 600))
+    found = Browser(PROGRAM, tmp_path_factory.mktemp("browser"), (1180, 600))  # the panel takes 324
     yield found
     found.close()
 

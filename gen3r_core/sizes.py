@@ -26,6 +26,8 @@ from gen3r_core.pipeline import Gen3RPipeline
 WEIGHT_STD = 0.02
 """Standard deviation of random weight matrices; norms and biases are ones and zeros."""
 
+_CAMERA_BIAS = "camera_head.pose_branch.fc2.bias"
+
 
 @dataclass(frozen=True)
 class ModelSize:
@@ -112,7 +114,7 @@ def named_config(size: str, component: str, changes: Mapping[str, Any] | None = 
     Raises:
         InputError: unknown size.
     """
-    return _changed(deepcopy(_size(size).components[component]), changes or {})
+    return _changed(deepcopy(named_size(size).components[component]), changes or {})
 
 
 def _changed(values: Config, changes: Mapping[str, Any]) -> Config:
@@ -122,7 +124,12 @@ def _changed(values: Config, changes: Mapping[str, Any]) -> Config:
     return values
 
 
-def _size(name: str) -> ModelSize:
+def named_size(name: str) -> ModelSize:
+    """Sizes of all networks of a model.
+
+    Raises:
+        InputError: unknown size.
+    """
     if name not in SIZES:
         raise InputError(f"model size {name!r} is unknown; choose one of: {', '.join(SIZES)}")
     return SIZES[name]
@@ -142,10 +149,21 @@ def character_tokenizer() -> Tokenizer:
     )
 
 
-def _draw(name: str, weight: torch.Tensor, generator: torch.Generator) -> None:
-    """Matrices normal with :data:`WEIGHT_STD`, vectors one for norms, zero for biases."""
+def draw_weight(name: str, weight: torch.Tensor, generator: torch.Generator) -> None:
+    """Fill a weight in place: matrices normal with :data:`WEIGHT_STD`, vectors one for norms, zero for biases.
+
+    VGGT's last camera bias is such that four refinements give the identity pose and about one radian of view; of zeros,
+    it would see nothing.
+
+    Args:
+        name: of the weight in its network.
+        weight: of any shape.
+        generator: on the weight's device.
+    """
     leaf = name.rpartition(".")[2]
-    if leaf == "bias":
+    if name == _CAMERA_BIAS:
+        weight.copy_(torch.tensor([0, 0, 0, 0, 0, 0, 0.25, 0.25, 0.25]))
+    elif leaf == "bias":
         weight.zero_()
     elif weight.squeeze().ndim <= 1 and leaf in ("weight", "gamma"):
         weight.fill_(1.0)
@@ -180,16 +198,11 @@ def random_component(
         kept = dtype.itemsize < 4 and any(part in key for part in spec.keep_in_float32)
         owner, _, leaf = key.rpartition(".")
         weight = torch.empty(parameter.shape, device=device, dtype=torch.float32 if kept else dtype)
-        _draw(key, weight, generator)
+        draw_weight(key, weight, generator)
         setattr(module.get_submodule(owner), leaf, nn.Parameter(weight.to(home), requires_grad=False))
     if name == "text_encoder":
         module.model.tie_weights()  # type: ignore[union-attr, operator]
-    module = module.to(home).eval()  # buffers
-    if name == "vggt":
-        # Random heads would see nothing: after four refinements the identity pose, about one radian wide.
-        bias = module.camera_head.pose_branch.fc2.bias  # type: ignore[union-attr]
-        bias.data.copy_(torch.tensor([0, 0, 0, 0, 0, 0, 0.25, 0.25, 0.25]))  # type: ignore[operator]
-    return module
+    return module.to(home).eval()  # buffers
 
 
 def random_pipeline(
@@ -214,7 +227,7 @@ def random_pipeline(
     Raises:
         InputError: unknown size.
     """
-    named = _size(size)
+    named = named_size(size)
     generator = torch.Generator(device=device).manual_seed(seed)
     parts: dict[str, Any] = {}
     for name, config in named.components.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +92,7 @@ def plan_component(files: ComponentFiles, kind: torch.dtype | None, limit: int, 
     return ComponentPlan(shards, sum(piece.nbytes for piece in pieces), kind, fingerprint)
 
 
-def _secondary_names(keymap: KeyMap, names: list[str]) -> set[str]:
+def secondary_names(keymap: KeyMap, names: Iterable[str]) -> set[str]:
     """Names that our layout does not store because another name's tensor serves for them."""
     secondary: set[str] = set()
     for name in names:
@@ -105,7 +105,7 @@ def _secondary_names(keymap: KeyMap, names: list[str]) -> set[str]:
 def _pieces(files: ComponentFiles, kind: torch.dtype | None) -> list[Piece]:
     empty = build_empty(files)
     wanted = {name: tuple(tensor.shape) for name, tensor in empty.module.state_dict(keep_vars=True).items()}
-    left_out = _secondary_names(files.spec.own_keys, list(wanted))
+    left_out = secondary_names(files.spec.own_keys, wanted)
     pieces = []
     for key, targets in empty.plan.assignments.items():
         original = files.source.infos[key].dtype

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,11 @@ def add_parser(commands: Any) -> None:
         "they take the place of its own",
     )
     parser.add_argument(
+        "--random",
+        choices=("tiny", "small", "full"),
+        help="random weights of this size in the source's place, for benchmarks of loading and of mapped files",
+    )
+    parser.add_argument(
         "--dtype",
         "--weights_dtype",
         type=stored_types,
@@ -69,13 +75,14 @@ def run(args: argparse.Namespace) -> int:
     from gen3r_core.checkpoint.convert import convert_checkpoint
     from gen3r_core.checkpoint.info import format_info, inspect_checkpoint
 
+    if args.random is not None and args.destination is None and args.output is None:
+        args.source, args.destination = None, args.source
     destination = args.output or args.destination
     if destination is None or (args.output and args.destination):
         raise InputError("name the destination once: as the second folder, or with --output")
     if args.max_shard_size is not None and not args.max_shard_size > 0:
         raise InputError(f"--max_shard_size must be positive, got {args.max_shard_size:g}")
-    checkpoint = _open(args)
-    with loading_bar() as progress:
+    with _opened(args) as checkpoint, loading_bar() as progress:
         convert_checkpoint(
             checkpoint,
             destination,
@@ -115,6 +122,29 @@ def stored_types(text: str) -> dict[str | None, str]:
             raise argparse.ArgumentTypeError(f"{text!r} gives {'a part' if key else 'all parts'} two types")
         kinds[key] = STORED[kind]
     return kinds
+
+
+def _opened(args: argparse.Namespace) -> AbstractContextManager[Checkpoint]:
+    if args.random is None:
+        return nullcontext(_open(args))
+    from gen3r_core.random_checkpoint import random_checkpoint
+
+    own = (
+        args.source,
+        args.vggt,
+        args.geo_adapter,
+        args.num_frames,
+        args.steps,
+        args.guidance,
+        args.geometry,
+        args.size,
+    )
+    if args.parts or any(value is not None for value in (*own, args.licence)):
+        raise InputError(
+            "--random takes the place of a source and says all about it: beside it go the destination, --dtype, "
+            "--max_shard_size and --replace"
+        )
+    return random_checkpoint(args.random)
 
 
 def _open(args: argparse.Namespace) -> Checkpoint:

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gen3r_core.checkpoint.components import SPECS
+from gen3r_core.checkpoint.plan import secondary_names
 from gen3r_core.errors import OutputError
 from gen3r_core.io.atomic import OutputFolder
 from gen3r_core.training.stage import TrainingError
@@ -53,16 +54,8 @@ def export_component(
         described, weights = out.path("config.json"), out.path("model.safetensors")
         described.write_text(json.dumps(config, indent=2), encoding="utf-8")
         try:
-            save_file({key: tensors[key] for key in _stored(name, tensors)}, weights)
+            second = secondary_names(SPECS[name].own_keys, tensors)
+            save_file({key: value for key, value in tensors.items() if key not in second}, weights)
         except SafetensorError as error:
             raise OutputError(f"cannot write {folder / weights.name}: {error}; check the disk") from error
         weights.chmod(described.stat().st_mode)  # safetensors makes its files private
-
-
-def _stored(name: str, keys: Mapping[str, Tensor]) -> list[str]:
-    """Keys without the second names of tied weights, which our layout fills from the first."""
-    second: set[str] = set()
-    for key in keys:
-        targets = SPECS[name].own_keys.lookup(key)
-        second.update(target.name for target in (targets if isinstance(targets, list) else [])[1:])
-    return [key for key in keys if key not in second]

@@ -29,7 +29,7 @@ def test_all_is_there_and_as_large_as_a_random_pipeline(written):
         for key, value in expected.items():
             if value.std() == 0 or value.numel() == 1 or key in dict(getattr(drawn, name).named_buffers()):
                 assert torch.equal(found[key], value), key  # norms, biases, tables
-            elif value.numel() > 1000 and value.std() < 2 * WEIGHT_STD:
+            elif value.numel() > 1000:
                 assert float(found[key].std()) == pytest.approx(WEIGHT_STD, rel=0.1), key
     assert loaded.num_frames == drawn.num_frames
     assert loaded.image_size == drawn.image_size

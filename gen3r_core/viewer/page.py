@@ -43,6 +43,9 @@ _PLAY_STEPS = 240
 """Steps a second, and about how many there are at most: half a minute."""
 
 _FIELD_OF_VIEW = math.radians(75)
+_ROOMY = 1.2
+"""Width over height of a window from which on all is in view at the usual distance."""
+
 _CLEAR = 6
 """Sizes of a frustum around the eye in which there is none."""
 
@@ -112,6 +115,7 @@ class Page:
         }
         self._revision = source.revision()
         self._build(source.read())
+        server.on_client_connect(self._arrive)
 
     def run(self) -> None:
         """Draw until :meth:`close`."""
@@ -315,10 +319,23 @@ class Page:
     def _see_all(self, client: viser.ClientHandle | None) -> None:
         self._selected = None
         if client is not None:
-            position, middle = self._view
-            further = max(1.0, 1.2 / client.camera.aspect)  # in a narrow window
-            self._go(client, View(middle + further * (position - middle), middle), _FIELD_OF_VIEW)
+            self._look_at_all(client)
         self._ask("cameras")
+
+    def _arrive(self, client: viser.ClientHandle) -> None:
+        client.camera.on_update(lambda _camera: self._stand_back(client))
+
+    def _stand_back(self, client: viser.ClientHandle) -> None:
+        """The first view is for windows that are wide enough; the panel makes one narrower after it has opened."""
+        camera = client.camera
+        unmoved = np.allclose(camera.position, self._view.position, rtol=1e-3)
+        if not self._closed and unmoved and camera.aspect < _ROOMY:
+            self._look_at_all(client)
+
+    def _look_at_all(self, client: viser.ClientHandle) -> None:
+        position, middle = self._view
+        further = max(1.0, _ROOMY / client.camera.aspect)
+        self._go(client, View(middle + further * (position - middle), middle), _FIELD_OF_VIEW)
 
     def _go(self, client: viser.ClientHandle, view: View, fov: float) -> None:
         with client.atomic():

@@ -49,13 +49,13 @@ FIND = """
 
 
 class Screen:
-    """The page in a browser."""
+    """The page in a browser; what is left of its panel is so wide."""
 
-    def __init__(self, browser, url):
-        self.browser = browser
+    def __init__(self, browser, url, width=840):
+        self.browser, self.width = browser, width
         browser.open(f"{url}?fixedDpr=1")  # or its resolution goes down where the browser is slow
         self.wait(lambda: self.find("most points"))
-        self.wait(lambda: covered(self.canvas()) > 0.15)
+        self.wait(lambda: covered(self.canvas()) > 0.1)
         self.browser.evaluate("document.querySelector('.mantine-Notification-closeButton')?.click()")  # software WebGL
         self.wait(lambda: (self.canvas()[15:60, 15:30, 2] < 128).mean() < 0.3)
 
@@ -64,7 +64,7 @@ class Screen:
 
     def canvas(self):
         """What is left of the panel: ``[H, W, 3]`` int."""
-        return self.browser.screenshot()[:, :840].astype(int)
+        return self.browser.screenshot()[:, : self.width].astype(int)
 
     def wait(self, condition, seconds=60):
         deadline = time.monotonic() + seconds
@@ -234,6 +234,19 @@ def test_a_click_on_a_camera_shows_its_picture_and_goes_there(browser, room_fold
         page.close()
         thread.join(timeout=30)
         server.stop()
+
+
+@pytest.mark.slow
+def test_a_narrow_window_shows_all_from_the_start(tmp_path, room_folder):
+    """As "See all" does; the panel takes 324 of the 844 pixels."""
+    browser = Browser(PROGRAM, tmp_path, (844, 700))
+    try:
+        with served(room_folder, "--cut", "1.0") as url:
+            screen = Screen(browser, url, 500)
+            sides = [slice(10), slice(-10, None)]
+            screen.settled(lambda now: covered(now) > 0.1 and all(now[60:, side].min() > 240 for side in sides))
+    finally:
+        browser.close()
 
 
 def read(found):

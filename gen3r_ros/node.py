@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import math
 import sys
 import threading
 import time
@@ -98,6 +99,7 @@ class Gen3RNode(LifecycleNodeMixin, Node):
         self._failure = self.fault = ""
         self._closing = threading.Event()
         self._bringing_up = threading.Lock()  # taken once
+        self._by_itself = self._late = False  # brings itself up; an activation ended before the model was ready
         self._told = Diagnostics(self)
         self._goals = Goals(self, self._submit, self._cancel, lambda: self._now)
         self._maps = MapService(self, lambda: self._loop, lambda: self._now.map_folder)
@@ -130,14 +132,19 @@ class Gen3RNode(LifecycleNodeMixin, Node):
         self._once.cancel()
         first = self._bringing_up.acquire(blocking=False)  # the timer may have fired again meanwhile
         if first and self.state == _UNCONFIGURED and self.trigger_configure() is _SUCCESS:
-            self.trigger_activate()
+            self._by_itself = True
+            try:
+                self.trigger_activate()
+            finally:
+                self._by_itself = False
 
     @_remembers_faults
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Begin to load the model."""
         del state
         self._free()
-        self._failure = ""
+        self._failure, self._late = "", False
+        self._beat.timer_period_ns = round(self._now.diagnostics_period_s * 1e9)
         try:
             self._facts = self._look_at_checkpoint()
             prefix = self._now.frame_prefix or self.get_fully_qualified_name()  # robots in one graph have one TF tree
@@ -179,7 +186,7 @@ class Gen3RNode(LifecycleNodeMixin, Node):
 
     @_remembers_faults
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Listen and publish no more; the model stays."""
+        """Listen and publish no more; the model and the map stay."""
         del state
         self._silence()
         return _SUCCESS
@@ -212,8 +219,9 @@ class Gen3RNode(LifecycleNodeMixin, Node):
         return CheckpointFacts(f"random-{size}", packaged=False, steps=_RANDOM_STEPS, guidance=1.0)
 
     def _wait_for_model(self, loop: SceneLoop) -> str:
-        """Why there is none; empty once it is there."""
-        until = time.monotonic() + self._now.activation_timeout_s
+        """Why there is none; empty once it is there. Without a manager nobody would ask again: then there is no end."""
+        until = time.monotonic() + (math.inf if self._by_itself else self._now.activation_timeout_s)
+        self._late = False
         while True:
             status = loop.worker.status
             if status.state in (WorkerState.READY, WorkerState.BUSY):
@@ -223,6 +231,7 @@ class Gen3RNode(LifecycleNodeMixin, Node):
             if self._closing.wait(_POLL_S):
                 return "the node ends"
             if time.monotonic() >= until:
+                self._late = True
                 return (
                     f"the model was not ready within {self._now.activation_timeout_s:g} s ({status.state}, "
                     f"{100 * status.progress:.0f} %, {status.words}); activate again later"
@@ -287,6 +296,9 @@ class Gen3RNode(LifecycleNodeMixin, Node):
             sources.camera.take(self._now)
 
     def _tell(self) -> None:
+        loop = self._loop
+        if self._late and loop is not None and loop.worker.status.state is WorkerState.READY:
+            self._late, self._failure = False, ""
         self._told.publish(self.state, self._now, self._facts, self._loop, self._sources, self._failure)
 
 

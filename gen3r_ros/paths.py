@@ -1,4 +1,4 @@
-"""Goals along a path, from their acceptance to their views: the newest waits for the scale, and then for the worker."""
+"""Goals along a path, from their acceptance to their views: the newest waits for the scale and for its turn."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from gen3r_core.checkpoint.precheck import CheckpointFacts
 from gen3r_core.serving.client import InferenceWorker
 from gen3r_core.serving.codes import ErrorCode
 from gen3r_core.serving.hurry import EXACT
-from gen3r_core.serving.requests import PATH, predict_pace_key
+from gen3r_core.serving.requests import PATH, JobKind, predict_pace_key
 from gen3r_core.serving.results import SceneResult
+from gen3r_core.serving.status import WorkerState
 from gen3r_core.serving.tickets import Outcome, Ticket
 from gen3r_ros.goals import Goal, GoalEnd
 from gen3r_ros.jobs import Job, Sources
@@ -21,6 +22,9 @@ from gen3r_ros.parameters import NodeParameters
 from gen3r_ros.planning import TASK, RefusedError, Times, prepare
 from gen3r_ros.scene import Scene
 from gen3r_ros.tally import Tally
+
+_MARGIN = 1.5
+"""A prediction may take so many times as long as the last one."""
 
 
 class Paths:
@@ -58,7 +62,9 @@ class Paths:
         self.held = goal
 
     def submit(self, sources: Sources, *, coming: bool = False) -> None:
-        """Hand the goal in that is held, if the scale is known, or end it.
+        """Hand the goal in that is held, if the scale is known and no other one is being predicted, or end it.
+
+        What waits is handed in last, with the newest image and scale then.
 
         Args:
             sources: of images and transforms.
@@ -88,11 +94,28 @@ class Paths:
             if error.code is not ErrorCode.SCALE_UNKNOWN or not (coming and enough):
                 self.end(error.code, str(error))
             return
+        if self._predicting and not own.replace_running:
+            return
         self.held = None
         if ready.profile != EXACT:
             self._tally.counts[f"goals hurried as {ready.profile}"] += 1
         ticket = self._worker.predict(ready.request, deadline_s=ready.deadline_s, replace_running=own.replace_running)
         self._jobs[ticket] = Job(ready.window, goal, ready.T_world_views, ready.scale, ready.profile)
+
+    @property
+    def _predicting(self) -> bool:
+        status = self._worker.status
+        return status.state is WorkerState.BUSY and status.words == str(JobKind.PREDICT)
+
+    @property
+    def hurried(self) -> bool:
+        """Whether the goal that is held may be late if a reconstruction goes first, by what the last ones took."""
+        held, seconds = self.held, self._tally.seconds
+        if held is None or held.deadline is None:
+            return False
+        before = sum(seconds.get("reconstruct", {}).values())
+        own = sum(seconds["predict"].values()) if "predict" in seconds else math.inf
+        return held.deadline - time.monotonic() < before + _MARGIN * own
 
     def _times(self) -> Times:
         """What the worker knows of how long it takes."""
@@ -127,7 +150,7 @@ class Paths:
         """End the goal that is held when its deadline has passed."""
         held = self.held
         if held is not None and held.deadline is not None and time.monotonic() >= held.deadline:
-            self.end(ErrorCode.DEADLINE_MISSED, "its deadline passed while it waited for a reconstruction")
+            self.end(ErrorCode.DEADLINE_MISSED, "its deadline passed while it waited")
 
     def end(self, code: ErrorCode, message: str) -> None:
         """The goal that is held ends so."""

@@ -82,10 +82,12 @@ class Scene:
 
     def __init__(self, voxel_m: float, max_points: int) -> None:
         self.map = VoxelMap(voxel_m, max_points)
+        self._map_stamp = 0
+        self._map_sent = -math.inf
         self.begin()
 
     def begin(self) -> None:
-        """Forget everything: another scene."""
+        """Forget everything: another scene. A map that was published is followed by an empty one."""
         self.name, self.revision = uuid.uuid4().hex[:12], 0
         self.placement: Placement | None = None
         self.metric_placement: Placement | None = None
@@ -95,8 +97,7 @@ class Scene:
         self._placed: dict[tuple[int, str], tuple[weakref.ref[ImageKeyframe], Array]] = {}
         self._model = ""
         self.depth_scale: DepthScale | None = None
-        self._map_changed = False
-        self._map_stamp = 0
+        self._map_changed = self._map_stale = self._map_sent > -math.inf
         self._map_sent = -math.inf
 
     def reconstructed(
@@ -164,10 +165,14 @@ class Scene:
         return self._revision(window, poses, placement, None, points, result.model, seconds)
 
     def publish_map(self, outputs: Outputs, period_s: float) -> None:
-        """Publish the map if it changed, somebody listens, and the last one was so long ago."""
+        """Publish the map if it changed, the last one was so long ago, and somebody listens.
+
+        An empty one that follows another is published in any case: who comes later would be told that.
+        """
         now = time.monotonic()
-        if self._map_changed and now - self._map_sent >= period_s and outputs.wants_map():
-            self._map_changed, self._map_sent = False, now
+        wanted = self._map_stale or outputs.wants_map()
+        if self._map_changed and now - self._map_sent >= period_s and wanted:
+            self._map_changed, self._map_stale, self._map_sent = False, False, now
             outputs.map(self.map, self._map_stamp)
 
     def saved_map(self, *, include_generated: bool) -> SavedMap:
@@ -228,7 +233,7 @@ class Scene:
             self.map_metric = placement.metric
         elif not self.map_metric:
             return False
+        self._map_stamp = max(self._map_stamp, stamp_ns) if len(self.map) else stamp_ns
         self.map.insert(points.xyz, points.rgb, points.confidence, generated=generated)
         self._map_changed = self._map_changed or not generated
-        self._map_stamp = max(self._map_stamp, stamp_ns)
         return True

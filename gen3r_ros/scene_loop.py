@@ -23,7 +23,7 @@ from gen3r_core.errors import InputError
 from gen3r_core.serving.client import InferenceWorker
 from gen3r_core.serving.codes import ErrorCode
 from gen3r_core.serving.events import EndedEvent, ProgressEvent, StatusEvent
-from gen3r_core.serving.requests import ReconstructRequest
+from gen3r_core.serving.requests import JobKind, ReconstructRequest
 from gen3r_core.serving.results import SceneResult
 from gen3r_core.serving.status import WorkerState
 from gen3r_core.serving.tickets import Outcome, Ticket
@@ -44,6 +44,9 @@ Identity = tuple[tuple[int, str], ...]
 _TICK_S = 0.1
 _RETRY_S = 1.0
 """After a reconstruction that failed, so that a fault does not fill the log."""
+
+_IN_A_ROW = 3
+"""So many predictions in a hurry may put a reconstruction off; their scale and the map get old meanwhile."""
 
 
 class SceneLoop:
@@ -70,6 +73,7 @@ class SceneLoop:
         self._jobs: dict[Ticket, Job] = {}
         self._done_window: Identity = ()  # of the last that was handed in
         self._not_before = 0.0
+        self._predictions = 0  # since the last reconstruction
         self._ending = threading.Lock()
         self._stopping = self._gone = False
         self._state = WorkerState.STOPPED
@@ -92,11 +96,11 @@ class SceneLoop:
         return self.worker.join(timeout)
 
     def open(self, sources: Sources) -> None:
-        """The node is active: a new scene begins."""
+        """The node is active: a new scene begins. That of an earlier time is gone."""
         self._call(lambda: self._open(sources))
 
     def shut(self) -> None:
-        """It is not any more: goals end as NOT_ACTIVE; returns when nothing will be published."""
+        """It is not any more: goals end as NOT_ACTIVE; returns when nothing will be published. The scene stays."""
         self._call(self._shut)
 
     @property
@@ -171,6 +175,7 @@ class SceneLoop:
             if not self._stopping:
                 self._look_after_time()
                 self._reconstruct_on()
+                self._predict_on()
         except Exception as error:  # noqa: BLE001 - the thread goes on, whatever one message or result does
             self.tally.internal_error(error)
 
@@ -190,7 +195,6 @@ class SceneLoop:
             if job.goal is not None:
                 job.goal.finish(GoalEnd(ErrorCode.NOT_ACTIVE, "the node was deactivated"))
             job.window = ()
-        self.scene.begin()
 
     def _begin_scene(self) -> None:
         self.scene.begin()
@@ -221,10 +225,15 @@ class SceneLoop:
     # ------------------------------------------------------------------ reconstruction
 
     def _reconstruct_on(self) -> None:
-        """Hand the present window in, if the worker is free and it is another one than last time."""
+        """Hand the present window in, if the worker is free and it is another one than last time.
+
+        It goes before a goal that waits: paths that come faster than predictions are made would leave it no turn.
+        """
         own, sources = self._parameters(), self._sources
-        wanted = own.continuous or self._paths.held is not None
-        if sources is None or not wanted or self.worker.status.state is not WorkerState.READY or self._jobs:
+        unscaled = self._paths.held is not None and self.scene.metric_placement is None
+        if sources is None or not (own.continuous or unscaled) or not self._free:
+            return
+        if not unscaled and self._predictions < _IN_A_ROW and self._paths.hurried:
             return
         window = sources.camera.window(own.window)
         identity = _identity(window)
@@ -232,6 +241,15 @@ class SceneLoop:
             return
         self._done_window = identity
         self._submit_window(window, None, None)
+
+    @property
+    def _free(self) -> bool:
+        return self.worker.status.state is WorkerState.READY and not self._jobs
+
+    def _predict_on(self) -> None:
+        """Hand the goal in that waited for the worker; one whose scale is not known waits for a reconstruction."""
+        if self._sources is not None and self.scene.metric_placement is not None and self._free:
+            self._paths.submit(self._sources, coming=self._coming())
 
     def _submit_window(self, window: tuple[ImageKeyframe, ...], goal: Goal | None, deadline_s: float | None) -> None:
         own = self._parameters()
@@ -342,6 +360,7 @@ class SceneLoop:
 
     def _ended(self, ticket: Ticket, outcome: Outcome) -> None:
         job = self._jobs.pop(ticket, None)
+        self._predictions = self._predictions + 1 if ticket.kind is JobKind.PREDICT else 0
         self.tally.counts[f"{ticket.kind} {outcome.code.name}"] += 1
         result = outcome.result
         if job is None or not job.window or result is None:

@@ -41,6 +41,8 @@ class Robots:
             name: ["gen3r_process.py", *parameter_arguments(checkpoint=checkpoint, autostart=True), *own(name)]
             for name, checkpoint in CHECKPOINTS.items()
         }
+        # Nobody would activate it once more: it waits for the model as long as that takes.
+        commands["robot1"] += ["-p", "activation_timeout_s:=0.1"]
         commands["camera"] = ["camera_source.py", "10", "--ros-args", *own("robot1")]
         self.processes = {
             name: GraphProcess(HERE / script, *words, environment=graph, output=folder / f"{name}.txt")

@@ -100,6 +100,14 @@ def test_a_bad_checkpoint_fails_with_the_reason_and_a_good_one_works(robot, tmp_
     assert "clean it up" in reason
     assert manager.do("cleanup")
     assert manager.set("checkpoint", "random:tiny")[0]
+    # Too little time: the error is told until the model is ready.
+    assert manager.set("activation_timeout_s", 0.1)[0]
+    assert manager.do("configure")
+    assert not manager.do("activate")
+    robot.diagnosis("worker", lambda status: "was not ready within 0.1 s" in status.message)
+    robot.diagnosis("worker", lambda status: status.message == "ready")
+    assert manager.set("activation_timeout_s", 120.0)[0]
+    assert manager.do("cleanup")
     begin = time.monotonic()
     assert manager.do("configure")
     assert time.monotonic() - begin < 2
@@ -271,12 +279,60 @@ def test_the_map_is_latched_and_can_be_saved(active, tmp_path):
     failed = active.manager.call(service, SaveMap.Request(path="/proc/map.ply"))
     assert failed.code == ErrorCode.WRITE_FAILED
     assert "/proc" in failed.message
+
+
+def test_a_map_outlives_deactivation_and_the_next_scene_begins_with_an_empty_one(active, tmp_path):
+    maps = active.listen(PointCloud2, "map", LATCHED)
+    active.client.until(lambda: maps)
+    service = active.node.create_client(SaveMap, "save_map")
     assert active.manager.do("deactivate")
-    empty = active.manager.call(service, SaveMap.Request())
-    assert (empty.code, empty.message) == (ErrorCode.NO_MAP, "the map is empty; nothing was reconstructed yet")
+    kept = active.manager.call(service, SaveMap.Request(path=str(tmp_path / "kept.ply")))
+    assert (kept.code, kept.message) == (ErrorCode.OK, "")
+    assert len(read_ply(tmp_path / "kept.ply").points) == kept.points > 100
+    assert active.manager.set("continuous", False) == (True, "")
+    try:
+        assert active.manager.do("activate")
+        active.client.until(lambda: maps[-1].width * maps[-1].height == 0)
+        late = active.listen(PointCloud2, "map", LATCHED)
+        active.client.until(lambda: late, 5)
+        assert late[0].width * late[0].height == 0
+        empty = active.manager.call(service, SaveMap.Request())
+        assert (empty.code, empty.message) == (ErrorCode.NO_MAP, "the map is empty; nothing was reconstructed yet")
+    finally:
+        assert active.manager.set("continuous", True) == (True, "")
 
 
 # --- prediction ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("deadline_s", [0.0, 30.0])
+def test_paths_in_a_stream_leave_reconstructions_their_turn(active, deadline_s):
+    """They come faster than they can be predicted; between two predictions the scene is reconstructed."""
+    scenes = active.listen(Reconstruction, "reconstruction")
+    handles, begin = [], 0
+
+    def count(which):
+        return sum(kind(one) == which for one in scenes[begin:])
+
+    def kind(message):
+        return "predicted" if len(message.keyframes) == 1 else "reconstructed"
+
+    handles.append(active.send(active.goal(steps=60, deadline_s=deadline_s)))
+    active.denoising()
+    begin, until = len(scenes), time.monotonic() + 60
+    while count("predicted") < 4:
+        assert time.monotonic() < until
+        handles.append(active.send(active.goal(steps=60, deadline_s=deadline_s)))
+        pause = time.monotonic() + 0.2
+        active.client.until(lambda end=pause: time.monotonic() > end)
+    for handle in handles[-3:]:
+        handle.cancel_goal_async()
+    assert count("reconstructed") >= 2
+    ends = [active.end(handle) for handle in handles]
+    codes = [result.code for _, result in ends]
+    assert set(codes) <= {ErrorCode.OK, ErrorCode.SUPERSEDED, ErrorCode.CANCELED}
+    assert codes.count(ErrorCode.SUPERSEDED) >= 3
+    assert codes.count(ErrorCode.OK) >= 4
 
 
 def test_views_are_predicted_along_a_path(active):

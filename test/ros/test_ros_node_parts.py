@@ -29,6 +29,7 @@ from gen3r_ros.conversions.poses import stamp_message
 from gen3r_ros.diagnostics import Rate
 from gen3r_ros.goals import Goal, GoalEnd, result_message
 from gen3r_ros.map_service import map_path
+from gen3r_ros.node import Gen3RNode
 from gen3r_ros.parameters import PARAMETERS, check_change, declare, read
 from gen3r_ros.placement import place
 from gen3r_ros.planning import RefusedError, Times, nothing_from, prepare
@@ -109,6 +110,18 @@ def test_what_the_inference_process_is_told(client):
     told = replace(own, memory_budget_gib=1.5, threads=3, prompts="a.safetensors", checkpoint="random:tiny").worker
     assert (told.memory_budget, told.threads, told.prompts) == (1.5, 3, "a.safetensors")
     assert (told.checkpoint, told.random_size) == (None, "tiny")
+
+
+def test_the_period_of_diagnostics_is_read_when_the_node_is_configured(client):
+    node = Gen3RNode("beating", context=client.context)
+    try:
+        values = {"diagnostics_period_s": 0.25, "checkpoint": "/nowhere/weights"}
+        assert all(one.successful for one in node.set_parameters([Parameter(k, value=v) for k, v in values.items()]))
+        node.trigger_configure()
+        assert node._beat.timer_period_ns == SECOND // 4
+    finally:
+        node.close()
+        node.destroy_node()
 
 
 def test_changes_are_refused_with_a_reason(client):

@@ -157,3 +157,23 @@ def test_the_map_goes_out_when_it_changed_and_somebody_listens(scene):
     assert len(topic.stamps) == 1
     scene.publish_map(topic, 0.0)
     assert topic.stamps[-1] == (20, 4)
+
+
+def test_a_new_scene_empties_a_map_that_was_published(scene):
+    topic = MapTopic()
+    scene.begin()
+    scene.publish_map(topic, 0.0)
+    assert topic.stamps == []  # there is none to take back
+    topic.listeners = 1
+    scene.reconstructed(window(WORLD), result(MODEL), 0.0, 1.0)
+    scene.publish_map(topic, 0.0)
+    topic.listeners = 0
+    scene.begin()
+    scene.publish_map(topic, 100.0)
+    scene.publish_map(topic, 0.0)
+    assert topic.stamps == [(10, 4), (0, 4)]  # for who comes later, too
+    earlier = window(WORLD)[:2]  # time was set back
+    scene.reconstructed(earlier, result(MODEL[:2]), 2.0, 1.0)
+    topic.listeners = 1
+    scene.publish_map(topic, 0.0)
+    assert topic.stamps[-1][1] == 2

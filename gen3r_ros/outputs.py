@@ -29,7 +29,7 @@ from gen3r_ros.conversions.images import image_message
 from gen3r_ros.conversions.poses import matrix_pose, path_message, stamp_message, transform_message
 from gen3r_ros.endpoints import Endpoints
 from gen3r_ros.placement import Placement, joined, placed_cameras
-from gen3r_ros.qos import LATCHED, RESULT
+from gen3r_ros.qos import LATCHED, RESULT, VIEWS
 from gen3r_ros.transforms import transform_sender
 
 # Colours of frusta.
@@ -95,10 +95,10 @@ class Outputs:
         self._path = make(Path, "keyframe_path", RESULT)
         self._scene = make(ReconstructionMessage, "reconstruction", LATCHED)
         self._frusta = make(MarkerArray, "frusta", RESULT)
-        self._view = make(NovelView, "novel_view", RESULT)
-        self._image = make(Image, "novel_view/image", RESULT)
-        self._info = make(CameraInfo, "novel_view/camera_info", RESULT)
-        self._depth = make(Image, "novel_view/depth", RESULT)
+        self._view = make(NovelView, "novel_view", VIEWS)
+        self._image = make(Image, "novel_view/image", VIEWS)
+        self._info = make(CameraInfo, "novel_view/camera_info", VIEWS)
+        self._depth = make(Image, "novel_view/depth", VIEWS)
         self._frames = transform_sender(node)
         self._sent_frames: dict[str, int] = {}
         self._last: tuple[Points | None, Points | None] = (None, None)  # observed, generated

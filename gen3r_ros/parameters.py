@@ -18,6 +18,7 @@ from gen3r_core.reconstruction.keyframes import KeyframeOptions
 from gen3r_core.serving.options import WorkerOptions
 from gen3r_core.serving.requests import CloudOptions
 from gen3r_ros.declared import Declared, declare_parameter
+from gen3r_ros.qos import MOST_VIEWS
 
 RANDOM = "random:"
 """Prefix of checkpoints that are no checkpoints: ``random:tiny`` is a model of random weights, for tests."""
@@ -84,7 +85,7 @@ PARAMETERS = {
     # prediction
     "prompt": Declared("", "what the place is, for paths on goal_path", runtime=True),
     "negative_prompt": Declared("bad detailed", "what predicted views keep away from", runtime=True),
-    "num_frames": Declared(0, "views along a path, 4k+1; 0: as the model's own", 0, 1001, runtime=True),
+    "num_frames": Declared(0, "views along a path, 4k+1; 0: as the model's own", 0, MOST_VIEWS, runtime=True),
     "image_width": Declared(0, "pixels of predicted views, a multiple of 112; 0: as the model's own", 0, 4096,
                             runtime=True),
     "image_height": Declared(0, "the same", 0, 4096, runtime=True),

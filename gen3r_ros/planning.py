@@ -23,6 +23,7 @@ from gen3r_ros.cameras import RobotCameras
 from gen3r_ros.goals import Goal
 from gen3r_ros.parameters import NodeParameters
 from gen3r_ros.placement import Placement
+from gen3r_ros.qos import MOST_VIEWS
 from gen3r_ros.transforms import TransformError, Transforms
 
 TASK = "1view"
@@ -242,8 +243,8 @@ def predict_options(
     own = goal.request.options
     guidance = next((g for g in (own.guidance, parameters.guidance) if not g < 0), facts.guidance)
     frames = own.num_frames or parameters.num_frames or model.num_frames
-    if frames < 5 or frames % 4 != 1:
-        raise InputError(f"a path is predicted in 4k+1 views, at least 5, got num_frames {frames}")
+    if frames < 5 or frames % 4 != 1 or frames > MOST_VIEWS:
+        raise InputError(f"a path is predicted in 4k+1 views, from 5 to {MOST_VIEWS}, got num_frames {frames}")
     if not math.isfinite(guidance):
         raise InputError(f"guidance is a finite number, got {guidance}")
     return PredictOptions(

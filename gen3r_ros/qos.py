@@ -18,7 +18,19 @@ RESULT = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE,
 )
-"""Clouds, poses and predicted views out: matches best-effort subscribers too."""
+"""Clouds and poses out: matches best-effort subscribers too."""
+
+MOST_VIEWS = 1001
+"""Of one prediction."""
+
+VIEWS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=MOST_VIEWS,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.VOLATILE,
+)
+"""Predicted views: all of one prediction go out at once, and what a full queue lets go of is never sent again. Free
+places take no memory; views stay until every reliable subscriber has them."""
 
 LATCHED = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,

@@ -20,7 +20,6 @@ from nav_msgs.msg import Path
 from numpy.typing import NDArray
 from rclpy.action.client import ActionClient
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
@@ -31,14 +30,13 @@ from gen3r_ros.conversions.images import depth_array, rgb_array
 from gen3r_ros.conversions.poses import matrix_pose, pose_matrix, stamp_ns, transform_matrix
 from gen3r_ros.demo.processes import DemoError
 from gen3r_ros.demo.recording import Keyframe, Recording, View
-from gen3r_ros.qos import LATCHED, RESULT, SENSOR, STATIC_TRANSFORMS, TRANSFORMS
+from gen3r_ros.qos import LATCHED, RESULT, SENSOR, STATIC_TRANSFORMS, TRANSFORMS, VIEWS
 from gen3r_ros.simulator import BASE, CAMERA, MAP, ODOM, OPTICAL
 
 NODE = "gen3r"
 _SPIN_S = 0.02
 _DRIVE_TOPIC = "drive"
 _STILL_NS, _STILL = 900_000_000, 1e-6
-_MANY = QoSProfile(depth=200, reliability=RESULT.reliability, durability=RESULT.durability)
 _Words = str | Callable[[], str]
 
 
@@ -76,7 +74,7 @@ class DemoClient:
         self.node.create_subscription(Reconstruction, "reconstruction", self._take_reconstruction, LATCHED)
         self.node.create_subscription(PointCloud2, "points/observed", self._take_cloud, RESULT)
         self.node.create_subscription(PointCloud2, "points/generated", self._take_generated, RESULT)
-        self.node.create_subscription(NovelView, "novel_view", self._take_view, _MANY)
+        self.node.create_subscription(NovelView, "novel_view", self._take_view, VIEWS)
 
     def close(self) -> None:
         """Leave the graph."""

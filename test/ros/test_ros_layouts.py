@@ -19,6 +19,7 @@ from gen3r_ros.conversions.frusta import frusta_message, frustum_lines, no_frust
 from gen3r_ros.node import Gen3RNode
 from gen3r_ros.outputs import Outputs
 from gen3r_ros.parameters import PARAMETERS
+from gen3r_ros.qos import VIEWS
 
 ROOT = Path(__file__).resolve().parents[2]
 RVIZ = yaml.safe_load((ROOT / "config/gen3r.rviz").read_text())["Visualization Manager"]
@@ -78,6 +79,8 @@ def test_rviz_shows_topics_that_the_node_has(ends):
             assert topic["Durability Policy"] == "Volatile"
             continue
         assert topic["Reliability Policy"] == "Best Effort" or own.reliability == ReliabilityPolicy.RELIABLE
+        if name.startswith("/novel_view"):
+            assert topic["Depth"] >= VIEWS.depth, name
         latched = own.durability == DurabilityPolicy.TRANSIENT_LOCAL
         assert (topic["Durability Policy"] == "Transient Local") == latched, name
     shown = {one["Topic"]["Value"] for one in displays() if one["Enabled"]}

@@ -164,7 +164,9 @@ class Outputs:
         count = len(poses)
         names = [f"{self._prefix}/view_{index}" for index in range(count)]
         if revision.placement.metric:
-            self._send_frames(names, poses, revision.stamp_ns)
+            # Static: known at any time, though the keyframe is older than what listeners keep; the next replace them.
+            sent = [transform_message(self._frame, name, T, header.stamp) for name, T in zip(names, poses, strict=True)]
+            self._frames.send_static(sent)
         height, width = result.images.shape[1:3]
         models = [CameraModel(K.astype(np.float64), (height, width)) for K in result.intrinsics]
         if self._frusta.get_subscription_count():

@@ -125,12 +125,12 @@ class CameraInput:
         self.ends = Endpoints(node)
         group = MutuallyExclusiveCallbackGroup()
         kind = CompressedImage if compressed else Image
-        images = self.ends.subscribe(kind, self.settings.image_topic, self._receive, SENSOR, group)
+        images = self.ends.subscribe(kind, self.settings.image_topic(node), self._receive, SENSOR, group)
         infos = self.ends.subscribe(CameraInfo, self.settings.camera_info, self._take_info, SENSOR, group)
         self.topic, self.info_topic = str(images.topic_name), str(infos.topic_name)
         self._stamps = StampCheck(f"images on {self.topic}")
         self.depth: DepthInput | None = None
-        if self.settings.depth_topic:
+        if self.settings.depth_topic(node):
             self.depth = DepthInput(node, self.ends, self.settings, group, self._drop, self._match)
         if compressed:
             self._decoder = threading.Thread(target=self._decode, name="gen3r camera", daemon=True)

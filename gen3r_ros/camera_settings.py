@@ -10,6 +10,26 @@ from gen3r_core.errors import InputError
 from gen3r_ros.parameters import NodeParameters, camera_parameter
 
 
+def transport_topic(node: Node, base: str, transport: str) -> str:
+    """The topic of a transport: below where its base topic is remapped to, or where it is remapped to itself.
+
+    Args:
+        node: that subscribes.
+        base: topic without the transport.
+        transport: "raw", "compressed", ...
+
+    Returns:
+        the name to subscribe to.
+    """
+    if transport == "raw":
+        return base
+    own, target = f"{base}/{transport}", node.resolve_topic_name(base)
+    remapped = node.resolve_topic_name(own) != node.resolve_topic_name(own, only_expand=True)
+    if remapped or target == node.resolve_topic_name(base, only_expand=True):
+        return own
+    return f"{target}/{transport}"
+
+
 @dataclass(frozen=True)
 class CameraSettings:
     """Of one camera.
@@ -34,17 +54,13 @@ class CameraSettings:
     rectified: bool = False
     frame: str = ""
 
-    @property
-    def image_topic(self) -> str:
-        """That is subscribed to."""
-        return f"{self.image}/compressed" if self.image_transport == "compressed" else self.image
+    def image_topic(self, node: Node) -> str:
+        """That a node subscribes to."""
+        return transport_topic(node, self.image, self.image_transport)
 
-    @property
-    def depth_topic(self) -> str:
+    def depth_topic(self, node: Node) -> str:
         """The same; empty where there is no depth."""
-        if self.depth_transport == "none":
-            return ""
-        return self.depth if self.depth_transport == "raw" else f"{self.depth}/{self.depth_transport}"
+        return "" if self.depth_transport == "none" else transport_topic(node, self.depth, self.depth_transport)
 
 
 def one_camera(parameters: NodeParameters) -> CameraSettings:
@@ -70,7 +86,7 @@ def all_cameras(node: Node, parameters: NodeParameters) -> tuple[CameraSettings,
     if not parameters.camera_names:
         return (one_camera(parameters),)
     found = tuple(_with_name(node, parameters, name) for name in parameters.camera_names)
-    topics = [one.image_topic for one in found]
+    topics = [one.image_topic(node) for one in found]
     if len(set(topics)) < len(topics):
         raise InputError(f"two of the cameras {', '.join(one.name for one in found)} have one topic: "
                          f"{', '.join(topics)}; set NAME.image")  # fmt: skip

@@ -51,7 +51,7 @@ class DepthInput:
     ) -> None:
         self._node, self._settings, self._drop, self._arrived = node, settings, drop, arrived
         kind = Image if settings.depth_transport == "raw" else CompressedImage
-        self.topic = str(ends.subscribe(kind, settings.depth_topic, self.take, SENSOR, group).topic_name)
+        self.topic = str(ends.subscribe(kind, settings.depth_topic(node), self.take, SENSOR, group).topic_name)
         self._stamps = StampCheck(f"depth images on {self.topic}")
         self._known: deque[tuple[int, Any]] = deque(maxlen=_KEPT)
         self.images = 0

@@ -180,7 +180,7 @@ class OwnMatching:
     """Images and their depth by stamp, as :class:`DepthInput` finds it."""
 
     def __init__(self, node, slop):
-        settings = SimpleNamespace(depth_transport="raw", depth_topic="depth", frame="cam")
+        settings = SimpleNamespace(depth_transport="raw", depth_topic=lambda _node: "depth", frame="cam")
         assert set(vars(settings)) <= {*CameraSettings.__dataclass_fields__, "depth_topic"}
         self._slop = round(slop * S)
         self.depth = DepthInput(node, Endpoints(node), settings, MutuallyExclusiveCallbackGroup(), self.drop, int)

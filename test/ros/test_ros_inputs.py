@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS is not installed")
 
+import rclpy
 from camera_messages import CAMERA, SECOND, SIZE, Frames, K, header, millimetres, parameters_of, picture
 from camera_tracks import base_camera, yawed
 from rclpy.parameter import Parameter
@@ -67,7 +68,7 @@ def test_a_lens_is_rectified_when_its_picture_is_wanted(camera):
 
 def test_one_camera_has_no_name(client):
     assert all_cameras(client.node, declare(client.node)) == (CameraSettings(),)
-    assert CameraSettings().depth_topic == ""
+    assert CameraSettings().depth_topic(client.node) == ""
 
 
 def test_cameras_have_topics_transports_and_frames_of_their_own(client):
@@ -83,10 +84,15 @@ def test_cameras_have_topics_transports_and_frames_of_their_own(client):
         "left.camera_info": "/left/info",
     }
     front, oak, left = all_cameras(client.node, parameters_of(client.node, **values))
-    assert (front.image_topic, front.camera_info, front.depth_topic, front.frame) == (
+    node = client.node
+    assert (front.image_topic(node), front.camera_info, front.depth_topic(node), front.frame) == (
         "front/image_raw", "front/camera_info", "front/depth/image_raw", "front_optical")  # fmt: skip
-    assert (oak.image_topic, oak.camera_info, oak.rectified) == ("/oak/rgb/image_rect", "/oak/rgb/camera_info", True)
-    assert (left.image_topic, left.camera_info, left.depth_topic) == (
+    assert (oak.image_topic(node), oak.camera_info, oak.rectified) == (
+        "/oak/rgb/image_rect",
+        "/oak/rgb/camera_info",
+        True,
+    )
+    assert (left.image_topic(node), left.camera_info, left.depth_topic(node)) == (
         "left/image_raw/compressed", "/left/info", "/left/aligned/compressedDepth")  # fmt: skip
     changed = [Parameter("left.depth_transport", value="rvl")]
     assert "cannot be 'rvl'; it is one of" in check_change(client.node, changed, configured=False)
@@ -221,3 +227,57 @@ def test_a_depth_topic_tells_its_transport():
         assert (f"depth/image_raw{end}", f"{base}{end}") in start.remappings
     with pytest.raises(InputError, match=r"^depth:=/a-b "):
         node_start({**LAUNCH, "depth": "/a-b"})
+
+
+@pytest.fixture
+def listens_to(client):
+    """The topics of images and depth of a node with these remappings and parameters, in the namespace robot."""
+    nodes = []
+
+    def listens_to(*remappings, **values):
+        words = ["--ros-args", *(word for one in remappings for word in ("-r", one))]
+        node = rclpy.create_node(f"remapped{len(nodes)}", context=client.context, namespace="robot", cli_args=words)
+        nodes.append(node)
+        camera = CameraInput(node, Frames(), parameters_of(node, **values), lambda _taken: None)
+        camera.close()
+        return camera.topic, camera.depth.topic
+
+    yield listens_to
+    for node in nodes:
+        node.destroy_node()
+
+
+JPEG = {"image_transport": "compressed", "depth_transport": "compressedDepth"}
+
+
+@pytest.mark.parametrize(
+    ("remappings", "image", "depth"),
+    [
+        ((), "/robot/image_raw/compressed", "/robot/depth/image_raw/compressedDepth"),
+        (("image_raw:=/camera/image_raw",), "/camera/image_raw/compressed", "/robot/depth/image_raw/compressedDepth"),
+        (("image_raw:=rgb", "depth/image_raw:=/d"), "/robot/rgb/compressed", "/d/compressedDepth"),
+        (
+            ("image_raw:=/a", "image_raw/compressed:=/jpeg", "depth/image_raw/compressedDepth:=png"),
+            "/jpeg",
+            "/robot/png",
+        ),
+    ],
+)
+def test_a_transport_goes_where_its_base_topic_is_remapped_to(listens_to, remappings, image, depth):
+    assert listens_to(*remappings, **JPEG) == (image, depth)
+
+
+@pytest.mark.parametrize(("name", "depth"), [("/c/rgb", "/c/d"), ("/c/rgb/compressed", "/c/d/compressedDepth")])
+def test_remappings_of_the_launch_files_name_the_topics_that_were_given(listens_to, name, depth):
+    start = node_start({**LAUNCH, "image": name, "depth": depth})
+    remappings = [f"{old}:={new}" for old, new in start.remappings]
+    transports = {key: value for key, value in start.parameters.items() if key.endswith("_transport")}
+    assert listens_to(*remappings, **transports) == (name, depth)
+
+
+def test_two_cameras_that_are_remapped_to_one_topic_are_refused(client):
+    words = ["--ros-args", "-r", "a/image_raw:=/x", "-r", "b/image_raw:=/x"]
+    node = rclpy.create_node("two", context=client.context, cli_args=words)
+    with pytest.raises(InputError, match=r"have one topic: /x/compressed, /x/compressed; set NAME.image"):
+        all_cameras(node, parameters_of(node, cameras="a,b", image_transport="compressed"))
+    node.destroy_node()

@@ -1,4 +1,4 @@
-"""Subscriptions and publishers whose quality of service can be overridden, and that tell when it goes with nobody's.
+"""Subscriptions and publishers whose quality of service can be overridden, and that tell whose does not go with ours.
 
 The parameters are those that ROS has for it, such as ``qos_overrides./image_raw.subscription.reliability``.
 """
@@ -6,7 +6,7 @@ The parameters are those that ROS has for it, such as ``qos_overrides./image_raw
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
@@ -20,6 +20,8 @@ from rclpy.subscription import Subscription
 from gen3r_core.errors import InputError
 
 _POLICIES = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
+_ELSEWHERE = "gen3r/"
+"""Where topics may go whose names others have as well."""
 
 
 class Endpoints:
@@ -33,6 +35,7 @@ class Endpoints:
         self._node = node
         self._policies: dict[str, str] = {}  # that was incompatible last, by topic
         self._own: dict[str, tuple[bool, QoSProfile]] = {}  # whether we listen, and our profile
+        self._kinds: dict[str, tuple[str, str]] = {}  # that we publish: the topic as asked for, and its type
         self._made: list[Any] = []
         # Groups remember what was ever in them; the node's own lasts as long as the node.
         self._group = MutuallyExclusiveCallbackGroup()
@@ -50,12 +53,12 @@ class Endpoints:
             group: of the callbacks.
 
         Raises:
-            InputError: an override makes no sense.
+            InputError: an override makes no sense, or the topic has another type in this process already.
         """
         name = self._node.resolve_topic_name(topic)
         own = copy.copy(qos)
         events = SubscriptionEventCallbacks(incompatible_qos=lambda event: self._incompatible(name, event))
-        return self._remember(name, own, listens=True, make=lambda: self._node.create_subscription(
+        return self._remember(topic, kind, own, listens=True, make=lambda: self._node.create_subscription(
             kind, topic, callback, own, callback_group=group or self._group, event_callbacks=events,
             qos_overriding_options=QoSOverridingOptions(_POLICIES)))  # fmt: skip
 
@@ -65,9 +68,11 @@ class Endpoints:
         own = copy.copy(qos)
         events = PublisherEventCallbacks(incompatible_qos=lambda event: self._incompatible(name, event))
         overrides = QoSOverridingOptions(_POLICIES)
-        return self._remember(name, own, listens=False, make=lambda: self._node.create_publisher(
+        made = self._remember(topic, kind, own, listens=False, make=lambda: self._node.create_publisher(
             kind, topic, own, callback_group=self._group, event_callbacks=events,
             qos_overriding_options=overrides))  # fmt: skip
+        self._kinds[name] = topic, _type_name(kind)
+        return made
 
     def close(self) -> None:
         """Take all of them down that are there."""
@@ -102,21 +107,67 @@ class Endpoints:
                 )
         return ""  # whoever it was is gone, or not in the graph's list yet
 
+    def clash(self, topic: str) -> str:
+        """Who publishes something else on a topic that we publish, in one sentence; empty where nobody does.
+
+        Args:
+            topic: as resolved.
+        """
+        asked, kind = self._kinds[topic]
+        return _clash(topic, asked, kind, self._node.get_publishers_info_by_topic(topic))
+
     def troubles(self) -> list[str]:
         """Of all topics."""
-        return [words for words in map(self.trouble, list(self._policies)) if words]
+        found = [*map(self.trouble, list(self._policies)), *map(self.clash, list(self._kinds))]
+        return [words for words in found if words]
 
-    def _remember(self, name: str, own: QoSProfile, *, listens: bool, make: Callable[[], Any]) -> Any:
+    def _remember(self, topic: str, kind: Any, own: QoSProfile, *, listens: bool, make: Callable[[], Any]) -> Any:
+        name = self._node.resolve_topic_name(topic)
         try:
             made = make()
         except (RuntimeError, ValueError, TypeError, InvalidParameterTypeException) as error:
             self.close()  # who asked gives up
-            raise InputError(f"the parameters qos_overrides.{name} make no sense: {error}") from error
+            raise InputError(self._why_not(name, topic, _type_name(kind), error)) from error
         self._own[name] = listens, own
         self._made.append(made)
         return made
+
+    def _why_not(self, name: str, topic: str, kind: str, error: Exception) -> str:
+        """What to do about an endpoint that cannot be made."""
+        look = self._node.get_publishers_info_by_topic, self._node.get_subscriptions_info_by_topic
+        reasons = [_clash(name, topic, kind, [other for ask in look for other in ask(name)])]
+        given = self._node._parameter_overrides  # noqa: SLF001 - nothing else tells those that were not declared
+        if any(one.startswith(f"qos_overrides.{name}.") for one in given):
+            reasons.append(f"the parameters qos_overrides.{name} make no sense: {error}")
+        return "; ".join(filter(None, reasons)) or f"{name} ({kind}) cannot be had: {error}"
 
     def _incompatible(self, topic: str, event: Any) -> None:
         self._policies[topic] = qos_policy_name_from_kind(event.last_policy_kind)
         words = self.trouble(topic) or f"QoS incompatible on {topic}: the {self._policies[topic]} of somebody else"
         self._node.get_logger().warning(words, throttle_duration_sec=1.0)
+
+
+def _type_name(kind: Any) -> str:
+    """Of a class of messages, as ROS writes it: sensor_msgs/msg/Image."""
+    package, folder, *_ = kind.__module__.split(".")
+    return f"{package}/{folder}/{kind.__name__}"
+
+
+def _clash(topic: str, asked: str, kind: str, others: Sequence[Any]) -> str:
+    """Which of the others has another type on a topic, and what to do; empty where none has.
+
+    Args:
+        topic: as resolved.
+        asked: the same as our code names it, which is what a remapping is from.
+        kind: our type.
+        others: publishers and subscriptions of the topic.
+    """
+    for other in others:
+        if other.topic_type != kind:
+            launched = f" (map_topic:={_ELSEWHERE}map of the launch files)" if asked == "map" else ""
+            return (
+                f"{topic} is {other.topic_type} of {other.node_namespace.rstrip('/')}/{other.node_name}, and {kind} "
+                f"here; who listens can have one of them only: remap ours, -r {asked}:={_ELSEWHERE}{asked}{launched}, "
+                f"or the other's"
+            )
+    return ""

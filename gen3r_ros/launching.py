@@ -77,6 +77,7 @@ NODE_ARGUMENTS = (
              parameter="fixed_frame"),
     Argument("base_frame", "TF frame of the robot, that goal paths are of; empty: as params_file has it",
              parameter="base_frame"),
+    Argument("map_topic", "topic of the map; beside Nav2 or a SLAM, whose /map is a grid: gen3r/map", "map"),
     Argument("namespaced_tf", "true: transforms are on tf and tf_static of the namespace, not on /tf and /tf_static",
              "false", kind=bool),
     Argument("use_sim_time", "true: time is that of /clock; empty: as params_file has it, there the machine's",
@@ -200,7 +201,7 @@ def node_start(given: Mapping[str, str]) -> Start:
         namespace=_namespace(given["namespace"]),
         parameters=parameters,
         files=(str(_file(given["params_file"], "params_file") or share_path(DEFAULT_PARAMETERS)),),
-        remappings=topics.remappings + depth + transforms,
+        remappings=topics.remappings + depth + _map_topic(given["map_topic"]) + transforms,
         prefix=interpreter(given["venv"]),
         respawn=bool(_value(own["respawn"], given["respawn"])),
         log_level=given["log_level"],
@@ -221,7 +222,7 @@ def rviz_action(given: Mapping[str, str]) -> dict[str, Any] | None:
     node = node_start(given)
     fixed = ["-f", given["fixed_frame"]] if given["fixed_frame"] else []
     sim_time = node.parameters.get("use_sim_time")
-    transforms = [pair for pair in node.remappings if pair[0].startswith("/tf")]
+    others = [pair for pair in node.remappings if pair[0].startswith("/tf") or pair[0] == "map"]
     return {
         "package": "rviz2",
         "executable": "rviz2",
@@ -229,7 +230,7 @@ def rviz_action(given: Mapping[str, str]) -> dict[str, Any] | None:
         "namespace": node.namespace or None,  # the layout's topics are relative
         "arguments": ["-d", str(share_path(RVIZ_LAYOUT)), *fixed],
         "parameters": [] if sim_time is None else [{"use_sim_time": sim_time}],
-        "remappings": [("image_raw", image_topics(given["image"], given["camera_info"]).image), *transforms],
+        "remappings": [("image_raw", image_topics(given["image"], given["camera_info"]).image), *others],
         "output": "screen",
     }
 
@@ -366,6 +367,12 @@ def depth_topic(depth: str) -> tuple[tuple[tuple[str, str], ...], str]:
     _checked(validate_topic_name, next(one for one in NODE_ARGUMENTS if one.name == "depth"), base)
     end = f"/{transport}" if known else ""
     return ((f"depth/image_raw{end}", f"{base}{end}"),), transport
+
+
+def _map_topic(topic: str) -> tuple[tuple[str, str], ...]:
+    """The remapping of the map's topic; empty where it has its own name."""
+    _checked(validate_topic_name, next(one for one in NODE_ARGUMENTS if one.name == "map_topic"), topic)
+    return () if topic == "map" else (("map", topic),)
 
 
 def parameters_of(arguments: Sequence[Argument], given: Mapping[str, str]) -> dict[str, Value]:

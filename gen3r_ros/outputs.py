@@ -81,7 +81,7 @@ class Outputs:
         ends: the publishers.
 
     Raises:
-        InputError: parameters of quality of service make no sense.
+        InputError: parameters of quality of service make no sense, or a topic has another type in this process.
     """
 
     def __init__(self, node: Node, fixed_frame: str, prefix: str) -> None:

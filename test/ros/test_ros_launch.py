@@ -271,6 +271,16 @@ def test_rviz_shows_the_results_of_the_node_that_is_started():
     assert ("image_raw", "rgb/image_raw") in other["remappings"]
 
 
+def test_the_map_may_have_another_topic_beside_nav2():
+    assert "map" not in dict(node_start(node_arguments()).remappings)
+    given = node_arguments(map_topic="gen3r/map", rviz="true")
+    assert ("map", "gen3r/map") in node_start(given).remappings
+    assert ("map", "gen3r/map") in rviz_action(given)["remappings"]
+    assert "map_topic" not in CAMERA_ARGUMENTS, "sim.launch.py hands it on, and bag.launch.py does all"
+    with pytest.raises(InputError, match=r"^map_topic:=a-b \(topic of the map; "):
+        node_start(node_arguments(map_topic="a-b"))
+
+
 def test_a_python_environment_is_run_by_its_own_name(tmp_path):
     folder = tmp_path / "my venv"
     (folder / "bin").mkdir(parents=True)

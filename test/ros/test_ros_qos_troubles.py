@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("rclpy", reason="ROS is not installed")
 
 from camera_messages import Frames, K, header, parameters_of
+from nav_msgs.msg import OccupancyGrid
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image, PointCloud2
@@ -21,6 +22,11 @@ from gen3r_ros.parameters import declare, read
 from gen3r_ros.qos import LATCHED, RESULT, SENSOR
 from gen3r_ros.silence import input_trouble
 from gen3r_ros.transforms import TopicSender, TopicTransforms
+
+CLASH = (
+    "/map is nav_msgs/msg/OccupancyGrid of /map_server, and sensor_msgs/msg/PointCloud2 here; who listens can have one "
+    "of them only: remap ours, -r map:=gen3r/map (map_topic:=gen3r/map of the launch files), or the other's"
+)
 
 
 def test_what_does_not_go_together_is_named(client):
@@ -61,6 +67,40 @@ def test_overrides_that_make_no_sense_are_refused(client):
     client.node._parameter_overrides[name] = Parameter(name, value="magic")
     with pytest.raises(InputError, match=r"qos_overrides./points make no sense: .*magic"):
         Endpoints(client.node).advertise(PointCloud2, "points", QoSProfile(depth=1))
+
+
+def test_a_topic_of_another_type_in_this_process_is_named_and_no_override_is_blamed(client):
+    grid = client.node.create_publisher(OccupancyGrid, "map", LATCHED)
+    ends = Endpoints(client.node)
+    with pytest.raises(InputError) as caught:
+        ends.advertise(PointCloud2, "map", LATCHED)
+    assert str(caught.value) == CLASH.replace("/map_server", "/test_client")
+    with pytest.raises(
+        InputError, match=r"^/map is nav_msgs/msg/OccupancyGrid of /test_client, and sensor_msgs/msg/Im"
+    ):
+        ends.subscribe(Image, "map", print, SENSOR)
+    client.node.destroy_publisher(grid)
+
+
+def test_what_else_goes_wrong_is_told_as_it_is(client, monkeypatch):
+    def fail(*_arguments, **_more):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(client.node, "create_publisher", fail)
+    with pytest.raises(InputError, match=r"^/points \(sensor_msgs/msg/PointCloud2\) cannot be had: no memory$"):
+        Endpoints(client.node).advertise(PointCloud2, "points", RESULT)
+
+
+def test_another_node_that_publishes_another_map_is_named(client, start):
+    ends = Endpoints(client.node)
+    ends.advertise(PointCloud2, "map", LATCHED)
+    assert ends.troubles() == []
+    server = start("map_server.py")
+    client.until(lambda: any("/map_server" in words for words in ends.troubles()))
+    assert ends.troubles() == [CLASH]
+    assert server.stop() == 0
+    client.until(lambda: not ends.troubles())
+    ends.close()
 
 
 def test_cameras_that_cannot_listen_leave_nothing_behind(client):

@@ -1,0 +1,26 @@
+"""Publishes a grid on ``map``, as Nav2 and SLAM do."""
+
+from __future__ import annotations
+
+import rclpy
+from nav_msgs.msg import OccupancyGrid
+from rclpy.executors import ExternalShutdownException
+
+from gen3r_ros.qos import LATCHED
+
+
+def main() -> None:
+    rclpy.init()
+    node = rclpy.create_node("map_server")
+    node.create_publisher(OccupancyGrid, "map", LATCHED).publish(OccupancyGrid())
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -64,6 +64,15 @@ def active(robot):
     return robot
 
 
+def known(frames, target, source):
+    """Whether TF knows where a frame is."""
+    try:
+        frames.lookup(target, source)
+    except TransformError:
+        return False
+    return True
+
+
 # --- life cycle ------------------------------------------------------------------------------------------
 
 
@@ -302,6 +311,13 @@ def test_a_map_outlives_deactivation_and_the_next_scene_begins_with_an_empty_one
         assert active.manager.set("continuous", True) == (True, "")
 
 
+def test_diagnostics_name_who_has_a_grid_on_the_topic_of_the_map(active, start):
+    start("map_server.py")
+    status, _ = active.diagnosis("results", lambda status: "map_server" in status.message)
+    assert status.level == DiagnosticStatus.WARN
+    assert status.message.startswith("/map is nav_msgs/msg/OccupancyGrid of /map_server, and sensor_msgs/msg/PointC")
+
+
 # --- prediction ------------------------------------------------------------------------------------------
 
 
@@ -356,6 +372,12 @@ def test_views_are_predicted_along_a_path(active):
         assert np.linalg.norm(pose_matrix(view.pose)[:3, 3] - [1, 2, 0.3]) < 0.3
     assert images[0].header.stamp == views[0].header.stamp
     assert images[3].header.frame_id == "gen3r/view_3"
+    frames = listen_to_transforms(active.node)
+    late = [f"gen3r/view_{index}" for index in range(5)]  # who listens only now knows them too
+    active.client.until(lambda: all(known(frames, "odom", name) for name in late))
+    at = frames.lookup("odom", "gen3r/view_3", stamp_ns(images[3].header.stamp)).T_target_source
+    np.testing.assert_allclose(at, pose_matrix(views[3].pose), atol=1e-6)
+    frames.close()
     assert depths[0].encoding == "32FC1"
     active.client.until(lambda: {"keyframes", "views"} <= {m.ns for array in frusta for m in array.markers})
     drawn = next(m for array in frusta for m in array.markers if m.ns == "views")

@@ -18,7 +18,9 @@ from gen3r_core.reconstruction.keyframes import KeyframeOptions
 from gen3r_core.serving.options import WorkerOptions
 from gen3r_core.serving.requests import CloudOptions
 from gen3r_ros.declared import Declared, declare_parameter
-from gen3r_ros.qos import MOST_VIEWS
+
+MOST_VIEWS = 1001
+"""Of one prediction."""
 
 RANDOM = "random:"
 """Prefix of checkpoints that are no checkpoints: ``random:tiny`` is a model of random weights, for tests."""

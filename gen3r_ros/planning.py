@@ -21,9 +21,8 @@ from gen3r_ros.camera_image import ImageKeyframe
 from gen3r_ros.camera_input import CameraInput
 from gen3r_ros.cameras import RobotCameras
 from gen3r_ros.goals import Goal
-from gen3r_ros.parameters import NodeParameters
+from gen3r_ros.parameters import MOST_VIEWS, NodeParameters
 from gen3r_ros.placement import Placement
-from gen3r_ros.qos import MOST_VIEWS
 from gen3r_ros.transforms import TransformError, Transforms
 
 TASK = "1view"

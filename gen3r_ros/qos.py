@@ -20,17 +20,15 @@ RESULT = QoSProfile(
 )
 """Clouds and poses out: matches best-effort subscribers too."""
 
-MOST_VIEWS = 1001
-"""Of one prediction."""
-
 VIEWS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
-    depth=MOST_VIEWS,
+    depth=200,
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.VOLATILE,
 )
 """Predicted views: all of one prediction go out at once, and what a full queue lets go of is never sent again. Free
-places take no memory; views stay until every reliable subscriber has them."""
+places take no memory; views stay until every reliable subscriber has them, so that one that stands still shall not cost
+gigabytes."""
 
 LATCHED = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,

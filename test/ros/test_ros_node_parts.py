@@ -366,6 +366,7 @@ def test_goals_that_are_refused(ready):
         (ErrorCode.INVALID_REQUEST, mixed),
         (ErrorCode.INVALID_REQUEST, late),
         (ErrorCode.INVALID_REQUEST, goal(num_frames=4)),
+        (ErrorCode.INVALID_REQUEST, goal(num_frames=1005)),
         (ErrorCode.INVALID_REQUEST, goal(guidance=float("nan"))),
         (ErrorCode.NO_TRANSFORM, goal(frame="moon")),
     ]

@@ -18,6 +18,7 @@ from gen3r_core.recordings.losses import SECOND, Loss, Losses
 from gen3r_core.recordings.mcap_file import McapFile
 from gen3r_core.recordings.mcap_records import MAGIC as MCAP
 from gen3r_core.recordings.messages import KINDS, Kind, RawMessage
+from gen3r_core.recordings.offered import Offered, offered
 from gen3r_core.recordings.pictures import looks_like_depth
 from gen3r_core.recordings.recording import Item, Recording, Stream, in_order
 from gen3r_core.recordings.rosbag1_file import MAGIC as ROSBAG1
@@ -74,6 +75,14 @@ class BagRecording(Recording):
             stream = self.streams.get(stored.topic)
             if stream is not None:  # a damaged chunk may name others
                 yield Item(stream, received, RawMessage(stored.type, stored.data, stored.codec))
+
+    def offered(self, name: str) -> Offered | None:
+        """What the publishers of a topic offered; None where the recording does not say it.
+
+        Where several files do, it is what that one says in which most was kept for late subscribers.
+        """
+        found = [offered(topic.offered for topic in file.topics if topic.name == name) for file in self._files]
+        return max(filter(None, found), key=lambda one: (one.latched, one.depth), default=None)
 
     def _stored(self, names: Collection[str] | None, start_ns: int | None, end_ns: int | None) -> Iterator[Stored]:
         for file in self._files:

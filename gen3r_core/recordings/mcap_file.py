@@ -35,6 +35,7 @@ from gen3r_core.recordings.messages import Codec
 from gen3r_core.recordings.storage import Stored, Topic, ros2_type
 
 _FOOTER = 29
+_QOS = "offered_qos_profiles"
 _RUN = 1 << 22
 
 
@@ -137,8 +138,10 @@ class McapFile:
         """What there is."""
         counts, contents = self._contents.counts, self._contents
         return [
-            Topic(channel.topic, contents.type_of(channel), None if counts is None else counts[number])
-            for number, channel in sorted(contents.channels.items())
+            Topic(
+                one.topic, contents.type_of(one), None if counts is None else counts[number], one.metadata.get(_QOS, "")
+            )
+            for number, one in sorted(contents.channels.items())
         ]
 
     @property

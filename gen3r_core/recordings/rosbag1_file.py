@@ -19,6 +19,7 @@ import lz4.frame
 
 from gen3r_core.errors import InputError
 from gen3r_core.recordings.losses import SECOND, Loss, Losses
+from gen3r_core.recordings.offered import LATCHED_IN_ROS1
 from gen3r_core.recordings.storage import Stored, Topic, ros2_type
 
 MAGIC = b"#ROSBAG V2.0\n"
@@ -70,6 +71,7 @@ class Rosbag1File:
             if self._file.read(len(MAGIC)) != MAGIC:
                 raise InputError(f"{path}: this is no bag of ROS 1, or one older than format 2.0; copy it again")
             self._connections: dict[int, tuple[str, str]] = {}
+            self._latched: set[int] = set()
             self._chunks: list[_Chunk] = []
             self._walk()
             for chunk in self._chunks:
@@ -90,7 +92,10 @@ class Rosbag1File:
     def topics(self) -> list[Topic]:
         """What there is."""
         counts: Counter[int] = sum((chunk.counts for chunk in self._chunks), Counter())
-        return [Topic(name, kind, counts[number]) for number, (name, kind) in sorted(self._connections.items())]
+        return [
+            Topic(name, kind, counts[number], LATCHED_IN_ROS1 if number in self._latched else "")
+            for number, (name, kind) in sorted(self._connections.items())
+        ]
 
     def messages(
         self, names: Collection[str] | None = None, start_ns: int | None = None, end_ns: int | None = None
@@ -144,7 +149,10 @@ class Rosbag1File:
         about = _fields(data)
         topic = fields.get("topic", about.get("topic", b"")).decode("utf-8", "replace")
         kind = about.get("type", b"").decode("utf-8", "replace")
-        self._connections[_number(fields, "conn", 4)] = (topic, ros2_type(kind))
+        number = _number(fields, "conn", 4)
+        self._connections[number] = (topic, ros2_type(kind))
+        if about.get("latching") == b"1":
+            self._latched.add(number)
 
     def _record(self, at: int) -> tuple[dict[str, bytes], int, int]:
         """Header, place and length of the data of the record at a place."""

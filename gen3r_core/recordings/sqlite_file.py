@@ -45,6 +45,7 @@ class SqliteFile:
         mode = "mode=ro" if beside else "immutable=1"
         self._db = sqlite3.connect(f"file:{quote(str(path))}?{mode}", uri=True, check_same_thread=False)
         self._names: dict[int, tuple[str, str]] = {}
+        self._offered: dict[int, str] = {}
         self._counts: dict[int, int] = {}
         self.start_ns: int | None = None
         self.end_ns: int | None = None
@@ -64,7 +65,10 @@ class SqliteFile:
     @property
     def topics(self) -> list[Topic]:
         """What there is."""
-        return [Topic(name, kind, self._counts.get(number, 0)) for number, (name, kind) in self._names.items()]
+        return [
+            Topic(name, kind, self._counts.get(number, 0), self._offered.get(number, ""))
+            for number, (name, kind) in self._names.items()
+        ]
 
     def messages(
         self, names: Collection[str] | None = None, start_ns: int | None = None, end_ns: int | None = None
@@ -120,6 +124,9 @@ class SqliteFile:
         self._counts = dict(self._db.execute("SELECT topic_id, COUNT(*) FROM messages GROUP BY topic_id"))
         times = self._db.execute("SELECT MIN(timestamp), MAX(timestamp) FROM messages").fetchone()
         self.start_ns, self.end_ns = times
+        with contextlib.suppress(*_ERRORS):  # the first versions have no such column
+            for number, profiles in self._db.execute("SELECT id, CAST(offered_qos_profiles AS BLOB) FROM topics"):
+                self._offered[number] = (profiles or b"").decode("utf-8", "replace")
 
     def _measure_pages(self, error: Exception) -> None:
         self._names = {}
@@ -146,6 +153,8 @@ class SqliteFile:
             name, kind, coding = columns[1:4]
             if isinstance(name, str) and isinstance(kind, str) and name.startswith("/") and coding == "cdr":
                 self._names[number] = (name, kind)
+                profiles = columns[4] if len(columns) > 4 else None
+                self._offered[number] = profiles if isinstance(profiles, str) else ""
 
 
 def _is_message(row: tuple[object, ...]) -> bool:

@@ -18,11 +18,13 @@ class Topic:
         name: of the topic.
         type: of its messages, as ROS 2 writes it.
         count: how many; None where only reading tells.
+        offered: profiles (QoS) of its publishers, as rosbag2 writes them; empty where the file has none. Not checked.
     """
 
     name: str
     type: str
     count: int | None
+    offered: str = ""
 
 
 class Stored(NamedTuple):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -34,7 +34,7 @@ from gen3r_core.recordings.opening import open_recording
 from gen3r_core.recordings.recording import Item, Stream
 from gen3r_ros.conversions.poses import stamp_message
 from gen3r_ros.player_parameters import PlayerParameters, declare
-from gen3r_ros.qos import CLOCK, LATCHED, RESULT
+from gen3r_ros.qos import CLOCK, LATCHED, kept_from_before, recorded_profile
 from gen3r_ros.running import check_command_line, ros_context, spin_until_signal
 from gen3r_ros.transport import use_large_message_profile
 
@@ -84,12 +84,13 @@ class Player:
         self.played: Counter[str] = Counter()
         self.done = False
         self._told: set[str] = set()
+        self._held = self._from_before()
         self._began: float | None = None  # by time.monotonic, of the first message
         self._waiting = self._own.wait_for_subscriber
         self._clock_at, self._beat = 0, 0.0
         self._items: Iterator[Item] = iter(())
         self._next: Item | None = None
-        self._send_static_from_before()
+        self._send_held()
         node.create_timer(_TICK_S, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         seconds = (self._last - self._first) / SECOND
         node.get_logger().info(
@@ -131,9 +132,22 @@ class Player:
         return found
 
     def _publisher(self, stream: Stream) -> Any:
-        return self._node.create_publisher(
-            message_class(stream.type), stream.name, LATCHED if stream.kind == "tf_static" else RESULT
-        )
+        static = stream.kind == "tf_static"  # all in one message
+        profile = LATCHED if static else recorded_profile(self._bag.offered(stream.name))
+        return self._node.create_publisher(message_class(stream.type), stream.name, profile)
+
+    def _from_before(self) -> list[Item]:
+        """What a robot said once, at its start, and what else is latched, holds for later parts as well."""
+        if not self._own.start_s:
+            return []
+        held: dict[str, deque[Item]] = {}
+        for name, stream in self._streams.items():
+            kept = None if stream.kind == "tf_static" else kept_from_before(self._bag.offered(name))
+            if kept != 0:
+                held[name] = deque(maxlen=kept)
+        for item in self._bag.items(list(held), None, self._first) if held else ():
+            held[item.stream.name].append(item)
+        return sorted((item for items in held.values() for item in items), key=lambda item: item.received_ns)
 
     # ------------------------------------------------------------------ time
 
@@ -190,6 +204,7 @@ class Player:
         if self._own.loop:
             self._node.get_logger().info("the recording begins again")
             self._begin(time.monotonic())
+            self._send_held()  # what the end of the recording says does not hold at its beginning
             return
         self.done = True
         counts = ", ".join(f"{count} on {name}" for name, count in sorted(self.played.items()))
@@ -199,6 +214,10 @@ class Player:
 
     def _send(self, item: Item) -> None:
         self._tell_time(item.received_ns)
+        if self._publish(item):
+            self.played[item.stream.name] += 1
+
+    def _publish(self, item: Item) -> bool:
         name = item.stream.name
         try:
             data = _cdr(item)
@@ -210,8 +229,8 @@ class Player:
             if name not in self._told:
                 self._told.add(name)
                 self._node.get_logger().warning(f"a message of {name} cannot be sent: {error}; others are not told of")
-            return
-        self.played[name] += 1
+            return False
+        return True
 
     def _send_static(self, name: str, data: bytes) -> None:
         """Late listeners get one message, the last: all transforms must be in it."""
@@ -219,12 +238,9 @@ class Player:
             self._static[one.child_frame_id] = one
         self._publishers[name].publish(TFMessage(transforms=list(self._static.values())))
 
-    def _send_static_from_before(self) -> None:
-        """What a robot says once, at its start, holds for later parts as well."""
-        static = [name for name, stream in self._streams.items() if stream.kind == "tf_static"]
-        for item in self._bag.items(static, None, self._first) if static and self._own.start_s else ():
-            self._send(item)
-        self.played.clear()
+    def _send_held(self) -> None:
+        for item in self._held:
+            self._publish(item)
 
 
 def message_class(kind: str) -> Any:

@@ -15,8 +15,8 @@ PARAMETERS = {
     "bag": Declared("", "bag to play: a folder, or a file (.mcap, .db3, or .bag of ROS 1), compressed or not"),
     "topics": Declared("", "that are played, with commas between; empty: all but /clock, /rosout, /parameter_events"),
     "rate": Declared(1.0, "recorded seconds in a real one", 0.01, 100.0),
-    "start_s": Declared(0.0, "seconds of the recording that are left out; what is on /tf_static then is sent all the "
-                        "same", 0.0, 1e9),
+    "start_s": Declared(0.0, "seconds of the recording that are left out; what is on /tf_static and latched topics "
+                        "then is sent all the same", 0.0, 1e9),
     "end_s": Declared(0.0, "seconds of the recording at which it ends; 0: at its end", 0.0, 1e9),
     "loop": Declared(False, "begin again at the end, for ever"),
     "clock_rate": Declared(100.0, "times on /clock in a recorded second", 1.0, 1000.0),

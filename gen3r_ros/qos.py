@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
+from gen3r_core.recordings.offered import Offered
+
 SENSOR = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=5,
@@ -61,3 +63,31 @@ CLOCK = QoSProfile(
     durability=DurabilityPolicy.VOLATILE,
 )
 """/clock out."""
+
+_DEEPEST = 100
+"""Messages of a recorded topic that are kept for late listeners, at most."""
+
+
+def recorded_profile(offered: Offered | None) -> QoSProfile:
+    """How a recorded topic is played: transient local where it was so, and always reliable, which fits all listeners.
+
+    Args:
+        offered: by those who published it; None where the recording does not say.
+    """
+    if offered is None or not offered.latched:
+        return RESULT
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=min(offered.depth or RESULT.depth, _DEEPEST),
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    )
+
+
+def kept_from_before(offered: Offered | None) -> int:
+    """Messages of a recorded topic that held when a part of the recording begins; at least the last where it latches.
+
+    Args:
+        offered: by those who published it; None where the recording does not say.
+    """
+    return min(offered.depth or 1, _DEEPEST) if offered is not None and offered.latched else 0

@@ -24,14 +24,8 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from gen3r_ros.launching import (
-    BAG_ARGUMENTS,
-    NODE_ARGUMENTS,
-    is_true,
-    player_start,
-    profile_variables,
-    refuse_unknown,
-)
+from gen3r_ros.launch_arguments import BAG_ARGUMENTS, NODE_ARGUMENTS, refuse_unknown
+from gen3r_ros.launching import is_true, player_start, profile_variables
 
 IMAGE = [one for one in NODE_ARGUMENTS if one.default is None]
 

@@ -13,7 +13,8 @@ from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEn
 from launch.events.process import ProcessExited
 from launch_ros.actions import Node
 
-from gen3r_ros.launching import CANNOT_START, NODE_ARGUMENTS, node_start, profile_variables, refuse_unknown, rviz_action
+from gen3r_ros.launch_arguments import NODE_ARGUMENTS, refuse_unknown
+from gen3r_ros.launching import CANNOT_START, node_start, profile_variables, rviz_action
 
 
 def generate_launch_description() -> LaunchDescription:

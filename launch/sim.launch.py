@@ -22,14 +22,8 @@ from launch.actions import (
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node, SetRemap
 
-from gen3r_ros.launching import (
-    CAMERA_ARGUMENTS,
-    NODE_ARGUMENTS,
-    SIMULATOR_ARGUMENTS,
-    profile_variables,
-    refuse_unknown,
-    simulator_start,
-)
+from gen3r_ros.launch_arguments import CAMERA_ARGUMENTS, NODE_ARGUMENTS, SIMULATOR_ARGUMENTS, refuse_unknown
+from gen3r_ros.launching import profile_variables, simulator_start
 
 OWN_TIME_AND_FRAMES = ("/clock", "/tf", "/tf_static")
 

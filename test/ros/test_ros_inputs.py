@@ -23,7 +23,8 @@ from gen3r_ros.cameras import RobotCameras
 from gen3r_ros.conversions.cameras import CameraModel, camera_info
 from gen3r_ros.conversions.compressed import compressed_message
 from gen3r_ros.conversions.images import image_message
-from gen3r_ros.launching import NODE_ARGUMENTS, node_start
+from gen3r_ros.launch_arguments import NODE_ARGUMENTS
+from gen3r_ros.launching import node_start
 from gen3r_ros.memory import available_mb, resident_mb
 from gen3r_ros.parameters import check_change, declare, declare_cameras, read
 

@@ -21,19 +21,20 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import PointCloud2
 
 from gen3r_core.errors import InputError
-from gen3r_ros import launching, parameters, player_parameters, simulator_parameters
-from gen3r_ros.launching import (
+from gen3r_ros import launch_arguments, launching, parameters, player_parameters, simulator_parameters
+from gen3r_ros.launch_arguments import (
     BAG_ARGUMENTS,
     CAMERA_ARGUMENTS,
     NODE_ARGUMENTS,
     SIMULATOR_ARGUMENTS,
+)
+from gen3r_ros.launching import (
     image_topics,
     interpreter,
     is_true,
     node_start,
     player_start,
     profile_variables,
-    refuse_unknown,
     rviz_action,
     simulator_start,
 )
@@ -289,18 +290,6 @@ def test_a_python_environment_is_run_by_its_own_name(tmp_path):
     assert interpreter("") == ""
 
 
-def test_arguments_with_a_slip_are_refused_where_they_are_meant_for_the_file():
-    command = ["/usr/bin/ros2", "launch", "gen3r", "gen3r.launch.py", "..."]
-    for words, expected in (
-        ("checkpont:=a", "checkpont is no argument of gen3r.launch.py; did you mean checkpoint?"),
-        ("zzz:=a", f"zzz is no argument of gen3r.launch.py; there are {', '.join(NAMES)}"),
-    ):
-        with pytest.raises(InputError, match=f"^{re.escape(expected)}$"):
-            refuse_unknown([words], command, "/a/b/gen3r.launch.py", NAMES)
-    refuse_unknown(["image:=a", "launch-prefix:=gdb", "emulate_tty:=true"], command, "/a/gen3r.launch.py", NAMES)
-    refuse_unknown(["checkpont:=a"], command, "/a/another.launch.py", NAMES)  # included: they are the other's
-
-
 @pytest.mark.parametrize(
     ("distribution", "missing"),
     [("kilted", {"FASTDDS"}), ("jazzy", {"FASTRTPS"}), ("", {"FASTDDS", "FASTRTPS"})],
@@ -319,10 +308,11 @@ def test_only_missing_variables_are_set(distribution, missing):
 def test_a_launch_file_compiles_and_uses_what_there_is(file):
     tree = ast.parse(file.read_text(), str(file))
     compile(tree, str(file), "exec")
-    imported = [name.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
-                and node.module == "gen3r_ros.launching" for name in node.names]  # fmt: skip
-    assert imported
-    assert [name for name in imported if not hasattr(launching, name)] == []
+    for module in (launching, launch_arguments):
+        imported = [name.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)
+                    and node.module == module.__name__ for name in node.names]  # fmt: skip
+        assert imported
+        assert [name for name in imported if not hasattr(module, name)] == []
     assert "generate_launch_description" in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
 
 

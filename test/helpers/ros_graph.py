@@ -96,6 +96,10 @@ class GraphProcess:
                 raise AssertionError(f"no {text!r}: the process {what}; it wrote:\n{self.output.read_text()}")
             time.sleep(0.02)
 
+    def wait(self, timeout: float = 20.0) -> int:
+        """Its exit code, when it ends by itself."""
+        return self._process.wait(timeout)
+
     def stop(self, timeout: float = 10.0) -> int:
         """Ask it to end, as Ctrl-C does.
 

@@ -101,6 +101,7 @@ def test_damaged_profiles_are_as_none(start, client, tmp_path):
     assert late(client, MAP) == [[]]
     assert f"{SECONDS * 20} on {CHAT}, 2 on {MAP}" in process.wait_for("played: ")
     assert heard[-1] == "another"
+    assert process.wait() == 0
 
 
 def test_what_held_when_a_part_begins_is_sent_at_each_beginning(start, client, tmp_path):

@@ -78,7 +78,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         image: ``[H, W, 3]`` uint8 RGB.
-        fine: ``[H', W', 3]`` uint8 RGB, the same in more pixels; None where the camera has no more, or they were cut.
+        fine: ``[H', W', 3]`` uint8 RGB, the same in more pixels; None where the camera has no more.
         intrinsics: ``[3, 3]`` float64 of ``image``, the first pixel's corner at (0, 0), or None.
         depth: ``[H, W]`` float32 metres, 0 where unknown, or None.
     """
@@ -95,11 +95,25 @@ def _bytes(images: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def _fine(images: torch.Tensor, resized: ImageResize) -> NDArray[np.uint8] | None:
-    finer = min(_FINE, max(resized.from_size)) / max(resized.to_size)
-    if finer < _WORTH or resized.scaled_size != resized.to_size:
+    own = max(resized.from_size) * max(resized.to_size) / max(resized.scaled_size)  # without what is cut off
+    finer = min(_FINE, own) / max(resized.to_size)
+    if finer < _WORTH:
         return None
     height, width = (round(side * finer) for side in resized.to_size)
-    return _bytes(stretch(images, (height, width)))
+    if resized.scaled_size == resized.to_size:
+        return _bytes(stretch(images, (height, width)))
+    return _bytes(resize_and_crop(images, (height, width))[0])
+
+
+def _scaled(model: CameraModel, size: tuple[int, int]) -> CameraModel | None:
+    """A camera's model for its images in another size; None where that has not the aspect of its own."""
+    if model.size == size:
+        return model
+    (height, width), (rows, columns) = model.size, size
+    if abs(height * columns - width * rows) > max(height, width, rows, columns):  # more than rounding to pixels
+        return None
+    K = model.intrinsics * np.array([[columns / width], [rows / height], [1.0]])
+    return replace(model, intrinsics=K, size=size)
 
 
 class Preparer:
@@ -107,10 +121,14 @@ class Preparer:
 
     Args:
         sight: what it wants.
+
+    Attributes:
+        foreign: images whose camera is said to have another aspect than they have: what is known of it was left out.
     """
 
     def __init__(self, sight: Sight) -> None:
         self.sight = sight
+        self.foreign = 0
         self._sizes: dict[str, tuple[int, int]] = {}
         self._maps: dict[CameraModel, Rectification | None] = {}
 
@@ -124,16 +142,15 @@ class Preparer:
             InputError: the picture is damaged.
         """
         pixels = np.asarray(shot.picture.rgb())
-        model = shot.model if shot.model is None or shot.model.size == pixels.shape[:2] else None
+        model = None if shot.model is None else _scaled(shot.model, (pixels.shape[0], pixels.shape[1]))
+        self.foreign += shot.model is not None and model is None
         lens = self._lens(model)
         if lens is not None:
             pixels = lens.picture(pixels)
         images = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
-        wanted = self._sizes.get(shot.camera)
-        if wanted is None:
-            made, resized = fit_to_multiple(images, self.sight.multiple, longest=self.sight.longest)
-            self._sizes[shot.camera] = resized.to_size
-        else:
+        made, resized = fit_to_multiple(images, self.sight.multiple, longest=self.sight.longest)
+        wanted = self._sizes.setdefault(shot.camera, resized.to_size)
+        if resized.to_size != wanted:  # another aspect than the first one's
             made, resized = resize_and_crop(images, wanted)
         K = None if model is None else (model.intrinsics if lens is None else lens.intrinsics)
         intrinsics = None if K is None else resized.apply_to_intrinsics(torch.from_numpy(K)).numpy()
@@ -326,7 +343,7 @@ def select_keyframes(
         "timed": recording.timed,
         "start_ns": recording.start_ns or 0,
         "length_s": recording.seconds,
-        **_lost(recording, shots, selection, broken),
+        **_lost(recording, shots, selection, broken, preparer.foreign),
     }
 
 
@@ -350,7 +367,7 @@ def _by_camera(folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _lost(
-    recording: Recording, shots: ShotReader, selection: KeyframeSelection, broken: Counter[str]
+    recording: Recording, shots: ShotReader, selection: KeyframeSelection, broken: Counter[str], foreign: int
 ) -> dict[str, Any]:
     """What is missing, by reason, and in sentences."""
     losses = recording.losses
@@ -361,10 +378,12 @@ def _lost(
         ) if value}  # fmt: skip
         lost["damaged places"] = sum(not loss.harmless for loss in losses.found.values())
     for name, count in (("broken images", selection.counts["broken"] + sum(broken.values())),
-                        ("damaged headers", shots.counts["damaged headers"])):  # fmt: skip
+                        ("damaged headers", shots.counts["damaged headers"]), ("intrinsics", foreign)):  # fmt: skip
         if count:
             lost[name] = count
     sentences = losses.sentences()
     if selection.broken:
         sentences.append(selection.broken)
+    if foreign:
+        sentences.append(f"{foreign} keyframes have another aspect than their camera is said to have: it was not used")
     return {"lost": lost, "losses": sentences}

@@ -18,7 +18,7 @@ from gen3r_ros.qos import LATCHED, RESULT, kept_from_before, recorded_profile
 
 KIND = "std_msgs/msg/String"
 MAP, CHAT = "/map", "/chat"
-SECONDS = 4
+SECONDS = 10
 
 
 def text(store, words):
@@ -96,7 +96,7 @@ def test_damaged_profiles_are_as_none(start, client, tmp_path):
     with sqlite3.connect(bag / "bag.db3") as database:
         database.execute("UPDATE topics SET offered_qos_profiles = '- {durability: [transient' WHERE name = ?", (MAP,))
         database.execute("UPDATE topics SET offered_qos_profiles = x'ff00' WHERE name = ?", (CHAT,))
-    process = played(start, bag, rate=2.0)
+    process = played(start, bag, rate=4.0)
     heard = listen(client, MAP, RESULT)
     assert late(client, MAP) == [[]]
     assert f"{SECONDS * 20} on {CHAT}, 2 on {MAP}" in process.wait_for("played: ")

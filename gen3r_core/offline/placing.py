@@ -181,21 +181,19 @@ def correction(first: Placed, own: Array, stamps: Sequence[int], others: Array, 
         other_stamps: of its frames.
 
     Returns:
-        ``[M, 4, 4]``; NaN where nothing is known, or outside of the first camera's time.
+        ``[M, 4, 4]``; NaN where nothing is known. Outside of the first camera's time its first and last correction
+        hold, and none where its own poses are not known.
     """
     there = np.isfinite(own).all(axis=(1, 2))
-    knots, index = np.unique(np.array(stamps, dtype=np.int64)[there], return_index=True)
-    found = np.full_like(others, np.nan)
-    if len(knots) < 2:
-        return found
-    moved = (first.T_world_cam[there] @ invert_poses(own[there]))[index]
-    at = np.array(other_stamps, dtype=np.int64)
     usable = np.isfinite(others).all(axis=(1, 2))
-    within = usable & (at >= knots[0]) & (at <= knots[-1])
-    origin = knots[0]
-    if within.any():
-        seconds = (knots - origin).astype(np.float64) / 1e9, (at[within] - origin).astype(np.float64) / 1e9
-        found[within] = interpolate_poses(moved, *seconds) @ others[within]
+    knots, index = np.unique(np.array(stamps, dtype=np.int64)[there], return_index=True)
+    if not len(knots):
+        return others.copy()
+    moved = (first.T_world_cam[there] @ invert_poses(own[there]))[index]
+    at = np.array(other_stamps, dtype=np.int64)[usable]
+    seconds = (knots - knots[0]).astype(np.float64) / 1e9, (at - knots[0]).astype(np.float64) / 1e9
+    found = np.full_like(others, np.nan)
+    found[usable] = interpolate_poses(moved, *seconds) @ others[usable]
     return found
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gen3r_core.errors import InputError
-from gen3r_core.io.colmap import MODEL_FILES, read_colmap
+from gen3r_core.io.colmap import MODEL_FILES, ColmapImage, read_colmap
 from gen3r_core.io.images import natural_order
 from gen3r_core.messages.cameras import CameraModel
 from gen3r_core.recordings.image_folder import ImageRecording, PosedImage
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _MODEL_FOLDERS = (".", "sparse/0", "sparse", "colmap/sparse/0", "colmap", "0", "dense/sparse")
 _IMAGE_FOLDERS = ("images", ".", "../images", "../../images", "input", "dense/images", "../../../images")
+_ONE = "images"
+"""Name of a camera that needs none."""
 
 
 def transforms_recording(path: Path, *, axes: Axes = "opengl") -> ImageRecording:
@@ -54,7 +57,7 @@ def colmap_folder(path: Path) -> Path | None:
 
 
 def colmap_recording(path: Path) -> ImageRecording:
-    """The images of a COLMAP model, ordered by their names.
+    """The images of a COLMAP model, ordered by their names, each with its own intrinsics.
 
     Args:
         path: project folder, or the folder of the model.
@@ -69,13 +72,32 @@ def colmap_recording(path: Path) -> ImageRecording:
     names = natural_order(Path(name) for name in model)
     bases = [path / name for name in _IMAGE_FOLDERS] + [folder / name for name in _IMAGE_FOLDERS]
     base = max(dict.fromkeys(bases), key=lambda one: sum((one / name).is_file() for name in names))
-    several = len({image.camera_id for image in model.values()}) > 1
+    cameras = _camera_names(model.values())
     found = []
     for name in names:
         image = model[str(name)]
-        camera = f"camera_{image.camera_id}" if several else "images"
-        found.append(PosedImage(base / name, image.T_world_cam, image.camera, camera))
+        found.append(PosedImage(base / name, image.T_world_cam, image.camera, cameras[image.name]))
     return _with_some(path, found, "COLMAP")
+
+
+def _camera_names(images: Collection[ColmapImage]) -> dict[str, str]:
+    """Which camera took each image, by the image's name: those of one folder and one size are one camera's.
+
+    COLMAP's own cameras do not tell: unless it is told otherwise, each image gets one for itself. Where there is a
+    single one, it is one camera, in whatever folders its images are.
+    """
+    if len({image.camera_id for image in images}) == 1:
+        return dict.fromkeys((image.name for image in images), _ONE)
+    folders = {image.name: Path(image.name).parent.as_posix() for image in images}
+    sizes: dict[str, set[tuple[int, int]]] = {}
+    for image in images:
+        sizes.setdefault(folders[image.name], set()).add(image.camera.size)
+    names = {}
+    for image in images:
+        folder, (height, width) = folders[image.name], image.camera.size
+        name = _ONE if folder == "." else folder
+        names[image.name] = name if len(sizes[folder]) == 1 else f"{name}_{width}x{height}"
+    return names
 
 
 def _with_some(path: Path, images: list[PosedImage], kind: str) -> ImageRecording:

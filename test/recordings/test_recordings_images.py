@@ -253,13 +253,15 @@ def test_transforms(tmp_path):
         open_recording(folder)
 
 
-def colmap(folder, cameras=1):
-    folder_of(folder / "images", [f"{n}.png" for n in range(4)])
+def colmap(folder, cameras=1, names=tuple(f"{n}.png" for n in range(4)), sizes=("128 96",)):
+    """Images 1 apart in x, of cameras in turn; ``sizes`` are what the model says of the cameras', in turn."""
+    (folder / "images").mkdir(parents=True)
+    folder_of(folder / "images", names)
     model = folder / "sparse" / "0"
     model.mkdir(parents=True)
-    lines = [f"{n + 1} OPENCV 128 96 100 101 64 48 0.1 0.2 0.01 0.02" for n in range(cameras)]
+    lines = [f"{n + 1} OPENCV {sizes[n % len(sizes)]} {100 + n} 101 64 48 0.1 0.2 0.01 0.02" for n in range(cameras)]
     (model / "cameras.txt").write_text("# comment\n" + "\n".join(lines) + "\n")
-    images = [f"{n + 1} 1 0 0 0 {-n} 0 0 {n % cameras + 1} {n}.png\n1 2 -1\n" for n in (2, 0, 1, 3)]
+    images = [f"{n + 1} 1 0 0 0 {-n} 0 0 {n % cameras + 1} {names[n]}\n1 2 -1\n" for n in (2, 0, 1, 3)]
     (model / "images.txt").write_text("# comment\n" + "".join(images))
     return folder
 
@@ -274,14 +276,31 @@ def test_colmap(tmp_path):
     assert len(shots) == 4
 
 
-def test_colmap_with_several_cameras(tmp_path):
-    path = colmap(tmp_path / "in", 2)
-    with pytest.raises(InputError, match="there are 2 cameras"):
+@pytest.mark.parametrize("cameras", [2, 4])
+def test_colmap_s_cameras_of_one_folder_and_size_are_one(tmp_path, cameras):
+    """COLMAP makes one for each image unless it is told otherwise."""
+    shots, _ = shots_of(colmap(tmp_path / "in", cameras))
+    assert [shot.camera for shot in shots] == ["images"] * 4
+    np.testing.assert_allclose([shot.T_world_cam for shot in shots], poses(4), atol=1e-12)
+    assert [shot.model.intrinsics[0, 0] for shot in shots] == [100 + n % cameras for n in range(4)]
+
+
+def test_colmap_with_cameras_in_folders(tmp_path):
+    names = ("cam0/0.png", "cam1/1.png", "cam0/2.png", "cam1/3.png")
+    path = colmap(tmp_path / "in", 2, names)
+    with pytest.raises(InputError, match=r"there are 2 cameras; name one or more .--camera cam0 or --camera cam1"):
         shots_of(path)
-    shots, _ = shots_of(path, cameras=("camera_1",))
-    assert len(shots) == 2
+    shots, _ = shots_of(path, cameras=("cam1",))
+    assert [shot.T_world_cam[0, 3] for shot in shots] == [1, 3]
     shots, _ = shots_of(path, cameras=("all",))
-    assert len(shots) == 4
+    assert [shot.camera for shot in shots] == ["cam0", "cam0", "cam1", "cam1"]
+    shots, _ = shots_of(colmap(tmp_path / "one", 1, names))
+    assert [shot.camera for shot in shots] == ["images"] * 4
+
+
+def test_colmap_with_images_of_two_sizes(tmp_path):
+    shots, _ = shots_of(colmap(tmp_path / "in", 4, sizes=("128 96", "96 128")), cameras=("all",))
+    assert [shot.camera for shot in shots] == ["images_128x96", "images_96x128"] * 2
 
 
 def test_images_beside_other_things(tmp_path):

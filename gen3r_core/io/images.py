@@ -18,15 +18,27 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 """What :func:`list_images` looks for, upper and lower case."""
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def needs_turning(image: Image.Image, camera_size: tuple[int, int] | None) -> bool:
+    """Whether the orientation that EXIF notes is to be applied to an image.
+
+    Args:
+        image: opened, not scaled.
+        camera_size: ``(height, width)`` that its camera's intrinsics and pose refer to; None without a camera. They are
+            of the pixels as they are stored (as COLMAP reads them) where these have that size.
+    """
+    return (image.height, image.width) != camera_size
+
+
+def read_image(path: Path, camera_size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Reads one image of any format that Pillow knows.
 
     Alpha is dropped, not blended (as Gen3R's own script does); grey becomes three equal
     channels; 16-bit grey is scaled by 1/257, so that white stays white; the orientation that
-    a camera or phone noted in EXIF is applied.
+    a camera or phone noted in EXIF is applied, unless the camera's size says otherwise.
 
     Args:
         path: the file.
+        camera_size: ``(height, width)``, see :func:`needs_turning`.
 
     Returns:
         ``[H, W, 3]`` uint8 RGB.
@@ -36,7 +48,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(image) if needs_turning(image, camera_size) else image
             if upright.mode.startswith("I"):
                 grey = np.asarray(upright).astype(np.float64) / 257
                 eight_bit = np.clip(np.rint(grey), 0, 255).astype(np.uint8)

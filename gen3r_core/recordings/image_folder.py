@@ -82,7 +82,8 @@ class ImageRecording(Recording):
             if (start_ns is not None and stamp < start_ns) or (end_ns is not None and stamp >= end_ns):
                 continue
             if (names is None or name in names) and image.path.is_file():
-                still = Still(stamp, name, FilePicture(image.path), image.T_world_cam, image.camera)
+                picture = FilePicture(image.path, None if image.camera is None else image.camera.size)
+                still = Still(stamp, name, picture, image.T_world_cam, image.camera)
                 yield Item(self.streams[name], stamp, still)
 
 

@@ -15,7 +15,7 @@ from PIL import ImageOps, UnidentifiedImageError
 
 from gen3r_core.errors import InputError
 from gen3r_core.geometry.poses import Array
-from gen3r_core.io.images import read_image
+from gen3r_core.io.images import needs_turning, read_image
 from gen3r_core.messages.cameras import CameraModel
 from gen3r_core.messages.compressed import compressed_rgb, compressed_size, compressed_thumbnail
 from gen3r_core.messages.compressed_depth import compressed_depth
@@ -137,34 +137,38 @@ class FilePicture(Picture):
 
     Args:
         path: PNG, JPEG or what else Pillow reads.
+        camera_size: ``(height, width)`` that its camera's intrinsics and pose refer to; None without. An image that is
+            stored so is not turned, whatever its EXIF says.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, camera_size: tuple[int, int] | None = None) -> None:
+        self.path, self._camera_size = path, camera_size
 
     def size(self) -> tuple[int, int]:
         """See :meth:`Picture.size`."""
         with self._opened() as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # the orientation that cameras note
+            noted = image.getexif().get(0x0112, 1)  # the orientation that cameras note
+            turned = noted in (5, 6, 7, 8) and needs_turning(image, self._camera_size)
             return (image.width, image.height) if turned else (image.height, image.width)
 
     def rgb(self) -> NDArray[np.uint8]:
         """See :meth:`Picture.rgb`."""
-        return read_image(self.path)
+        return read_image(self.path, self._camera_size)
 
     def thumbnail(self) -> NDArray[np.uint8]:
         """See :meth:`Picture.thumbnail`."""
         with self._opened() as image:
+            turning = needs_turning(image, self._camera_size)
             share = THUMBNAIL / max(image.size)
             image.draft("L", (int(share * image.width), int(share * image.height)))
             try:
                 image.load()
                 whole = image.mode.startswith(("I", "F"))
-                upright = None if whole else np.asarray(ImageOps.exif_transpose(image).convert("L"), dtype=np.uint8)
+                upright = ImageOps.exif_transpose(image) if turning else image
+                grey = None if whole else np.asarray(upright.convert("L"), dtype=np.uint8)
             except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
                 raise InputError(f"{self.path}: this image is damaged: {error}") from error
-        pixels = read_image(self.path)[..., 1] if upright is None else upright
-        return every_nth(pixels)
+        return every_nth(self.rgb()[..., 1] if grey is None else grey)
 
     def _opened(self) -> Pillow.Image:
         try:

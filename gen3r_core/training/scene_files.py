@@ -211,7 +211,7 @@ def _read_colors(
     pieces: dict[Path, Tensor] = {}
     resize: ImageResize | None = None
     for path in dict.fromkeys(paths):
-        image = torch.from_numpy(read_image(path)).permute(2, 0, 1)[None].float() / 255
+        image = torch.from_numpy(read_image(path, stated)).permute(2, 0, 1)[None].float() / 255
         found = (image.shape[2], image.shape[3])
         wanted = stated or (resize.from_size if resize is not None else found)
         if found != wanted:

@@ -276,6 +276,40 @@ def test_colmap(tmp_path):
     assert len(shots) == 4
 
 
+def noted(path, orientation):
+    """Lets an image say how its camera was held, without touching its pixels; gives the file's pixels."""
+    pixels = np.asarray(Pillow.open(path))
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    Pillow.fromarray(pixels).save(path, exif=exif)
+    return pixels
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_images_that_have_a_camera_are_as_they_are_stored(tmp_path, orientation):
+    """Poses and intrinsics are of these pixels: COLMAP does not turn images."""
+    path = colmap(tmp_path / "in")
+    stored = [noted(path / "images" / f"{n}.png", orientation) for n in range(4)]
+    small = [shot.picture.thumbnail() for shot in shots_of(colmap(tmp_path / "plain"))[0]]
+    for shot, pixels, thumbnail in zip(shots_of(path)[0], stored, small, strict=True):
+        assert shot.picture.size() == shot.model.size == (96, 128)
+        np.testing.assert_array_equal(shot.picture.rgb(), pixels)
+        np.testing.assert_array_equal(shot.picture.thumbnail(), thumbnail)
+    turned = shots_of(path / "images")[0][0].picture
+    assert turned.size() == turned.rgb().shape[:2] == ((96, 128) if orientation == 3 else (128, 96))
+    assert not np.array_equal(turned.rgb(), stored[0])
+
+
+def test_images_that_were_turned_for_their_camera(tmp_path):
+    """Who made the model turned them first: its sizes tell."""
+    path = colmap(tmp_path / "in", sizes=("96 128",))
+    stored = noted(path / "images" / "0.png", 6)
+    shot = shots_of(path)[0][0]
+    assert shot.picture.size() == shot.model.size == (128, 96)
+    np.testing.assert_array_equal(shot.picture.rgb(), np.rot90(stored, -1))
+    assert shot.picture.thumbnail().shape[0] > shot.picture.thumbnail().shape[1]
+
+
 @pytest.mark.parametrize("cameras", [2, 4])
 def test_colmap_s_cameras_of_one_folder_and_size_are_one(tmp_path, cameras):
     """COLMAP makes one for each image unless it is told otherwise."""

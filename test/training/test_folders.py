@@ -75,6 +75,16 @@ def test_intrinsics_follow_scaling_and_cropping(root):
     assert batch.depth.shape == (1, 5, 24, 24)
 
 
+def test_images_are_not_turned_away_from_their_cameras(root):
+    """What EXIF says of a camera's orientation holds where there are no poses: these are of the pixels as stored."""
+    plain = clip(root)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path in (root / "scene_0" / "images").iterdir():
+        Image.fromarray(np.asarray(Image.open(path))).save(path, exif=exif)
+    torch.testing.assert_close(clip(root).colors, plain.colors)
+
+
 def test_intervals_shrink_and_last_frames_repeat_where_a_scene_is_short(root):
     intervals = {shown(clip(root, 1, interval=4, seed=seed))[1] - shown(clip(root, 1, interval=4, seed=seed))[0]
                  for seed in range(20)}  # fmt: skip

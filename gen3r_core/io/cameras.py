@@ -59,7 +59,7 @@ def read_cameras(path: Path, *, axes: Axes = "opengl", metres_per_unit: float | 
     """
     content = _read_object(path)
     if "frames" in content:
-        return _path_of(path, *_parse_transforms(path, content, axes)[:3], metres_per_unit)
+        return _path_of(path, *_parse_transforms(path, content, axes, False)[:3], metres_per_unit)
     if "extrinsics" in content or "intrinsics" in content:
         return _path_of(path, *_parse_gen3r(path, content), GEN3R_IMAGE_SIZE, metres_per_unit)
     raise InputError(
@@ -73,26 +73,31 @@ def read_gen3r_cameras(path: Path, *, metres_per_unit: float | None = None) -> C
     return _path_of(path, *_parse_gen3r(path, _read_object(path)), GEN3R_IMAGE_SIZE, metres_per_unit)
 
 
-def read_transforms(path: Path, *, axes: Axes = "opengl", metres_per_unit: float | None = None) -> CameraPath:
+def read_transforms(
+    path: Path, *, axes: Axes = "opengl", metres_per_unit: float | None = None, seen_only: bool = False
+) -> CameraPath:
     """Reads a ``transforms.json``; arguments, result and errors as :func:`read_cameras`.
 
     Missing ``fl_y`` is ``fl_x``; missing ``fl_x`` comes from ``camera_angle_x`` (radians); missing ``cx``
     and ``cy`` are the middle. Lens distortion is not modelled: coefficients are ignored with a warning.
-    Frames keep the order of the file.
+    Frames keep the order of the file. With ``seen_only`` those that were generated (key ``generated``, which our
+    maps have) are left out; it is an error if there are no others.
     """
-    return _path_of(path, *_parse_transforms(path, _read_object(path), axes)[:3], metres_per_unit)
+    return _path_of(path, *_parse_transforms(path, _read_object(path), axes, seen_only)[:3], metres_per_unit)
 
 
-def read_transforms_files(path: Path) -> list[str]:
+def read_transforms_files(path: Path, *, seen_only: bool = False) -> list[str]:
     """The ``file_path`` of each frame of a ``transforms.json``, as written there.
+
+    Args:
+        path: the file.
+        seen_only: leave out frames that were generated, as :func:`read_transforms` does.
 
     Raises:
         InputError: naming file and frame, if one has none.
     """
-    return [
-        _text(path, f"frame {index}", frame, "file_path")
-        for index, frame in enumerate(_frames(path, _read_object(path)))
-    ]
+    frames = _frames(path, _read_object(path), seen_only)
+    return [_text(path, f"frame {index}", frame, "file_path") for index, frame in frames.items()]
 
 
 def format_gen3r_cameras(T_cam_world: Tensor, intrinsics: Tensor) -> str:
@@ -186,14 +191,14 @@ def _parse_gen3r(path: Path, content: Mapping[str, Any]) -> tuple[NDArray[np.flo
 
 
 def _parse_transforms(
-    path: Path, content: Mapping[str, Any], axes: Axes
+    path: Path, content: Mapping[str, Any], axes: Axes, seen_only: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[int, int], list[Mapping[str, Any]]]:
     if "camera_axes" in content and content["camera_axes"] not in get_args(Axes):
         raise InputError(f"{path}: 'camera_axes' are 'opengl' or 'opencv', got {_short(content['camera_axes'])}")
     flip = _flip(content.get("camera_axes", axes))
-    frames = _frames(path, content)
+    frames = _frames(path, content, seen_only)
     poses, intrinsics, sizes = [], [], []
-    for index, frame in enumerate(frames):
+    for index, frame in frames.items():
         if "transform_matrix" not in frame:
             raise InputError(f"{path}: frame {index} has no 'transform_matrix'")
         poses.append(_pose(path, index, "transform_matrix", frame["transform_matrix"]) @ flip)
@@ -203,11 +208,11 @@ def _parse_transforms(
         if size != sizes[0]:
             raise InputError(
                 f"{path}: images must all have one size (height, width), but frame {index} has {size} and "
-                f"frame 0 {sizes[0]}; bring them to one size"
+                f"frame {next(iter(frames))} {sizes[0]}; bring them to one size"
             )
-    if any(source.get(key) for source in (content, *frames) for key in _DISTORTION):
+    if any(source.get(key) for source in (content, *frames.values()) for key in _DISTORTION):
         _LOG.warning("%s: lens distortion (%s) is ignored; undistort the images first", path, ", ".join(_DISTORTION))
-    return np.stack(poses), np.stack(intrinsics), sizes[0], frames
+    return np.stack(poses), np.stack(intrinsics), sizes[0], list(frames.values())
 
 
 def _pinhole(path: Path, index: int, values: Mapping[str, Any]) -> tuple[NDArray[np.float64], tuple[int, int]]:
@@ -237,14 +242,18 @@ def _focal(path: Path, where: str, values: Mapping[str, Any], key: str, angle_ke
     return side / 2 / math.tan(angle / 2)
 
 
-def _frames(path: Path, content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _frames(path: Path, content: Mapping[str, Any], seen_only: bool) -> dict[int, Mapping[str, Any]]:
+    """Frames by their places in the file, at least one."""
     frames = content.get("frames")
     if not isinstance(frames, list) or not frames:
         raise InputError(f"{path}: 'frames' must be a list of at least one frame, got {_short(frames)}")
     for index, frame in enumerate(frames):
         if not isinstance(frame, dict):
             raise InputError(f"{path}: frame {index} must be an object with a 'transform_matrix', got {_short(frame)}")
-    return frames
+    found = {index: frame for index, frame in enumerate(frames) if not (seen_only and frame.get("generated"))}
+    if not found:
+        raise InputError(f"{path}: all of its {len(frames)} frames were generated; none was seen")
+    return found
 
 
 def _pose(path: Path, index: int, key: str, value: Any) -> NDArray[np.float64]:

@@ -26,6 +26,8 @@ _ONE = "images"
 def transforms_recording(path: Path, *, axes: Axes = "opengl") -> ImageRecording:
     """The images of a ``transforms.json``, in the order of the file unless their names are times.
 
+    Frames that were generated, as those of our maps may be, are left out.
+
     Args:
         path: the file, or its folder.
         axes: of the file.
@@ -36,7 +38,7 @@ def transforms_recording(path: Path, *, axes: Axes = "opengl") -> ImageRecording
     from gen3r_core.io.cameras import read_transforms, read_transforms_files
 
     file = path / "transforms.json" if path.is_dir() else path
-    cameras, names = read_transforms(file, axes=axes), read_transforms_files(file)
+    cameras, names = read_transforms(file, axes=axes, seen_only=True), read_transforms_files(file, seen_only=True)
     poses, intrinsics = cameras.T_world_cam.numpy(), cameras.intrinsics.numpy()
     found = []
     for name, pose, K in zip(names, poses, intrinsics, strict=True):

@@ -178,7 +178,7 @@ def _beside(folder: Path) -> tuple[Path | None, Path | None]:
 
 
 def open_scene(scene: SceneFiles) -> Scene:
-    """Reads a scene's cameras and captions, and looks whether its images are there.
+    """Reads a scene's cameras and captions, and looks whether its images are there; generated frames are left out.
 
     Raises:
         InputError: naming the file that is missing, damaged or does not fit.
@@ -189,8 +189,9 @@ def open_scene(scene: SceneFiles) -> Scene:
     if scene.cameras is None:
         images = tuple(list_images(scene.images))
         return Scene(images, _depth_files(images), None, None, None, captions)
-    path = read_transforms(scene.cameras, axes="opencv")
-    images = tuple(scene.images / Path(name).name for name in read_transforms_files(scene.cameras))
+    path = read_transforms(scene.cameras, axes="opencv", seen_only=True)
+    names = read_transforms_files(scene.cameras, seen_only=True)
+    images = tuple(scene.images / Path(name).name for name in names)
     for image in images:
         if not image.is_file():
             raise InputError(

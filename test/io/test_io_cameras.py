@@ -243,6 +243,28 @@ def test_file_names_are_wanted(tmp_path):
         read_transforms_files(save(tmp_path / "t.json", content))
 
 
+def test_generated_frames_are_left_out_where_only_what_was_seen_counts(tmp_path):
+    """They may have another size, as generated views of our maps have."""
+    content = transforms()
+    content["frames"][0].update(generated=True, w=40)
+    content["frames"][1]["generated"] = False
+    path = save(tmp_path / "t.json", content)
+    assert read_transforms(path, seen_only=True).image_size == (40, 64)
+    assert len(read_transforms(path, seen_only=True).T_world_cam) == 2
+    assert read_transforms_files(path, seen_only=True) == ["1.png", "2.png"]
+    assert read_transforms_files(path) == ["0.png", "1.png", "2.png"]
+    with pytest.raises(InputError, match=r"frame 1 has \(40, 64\) and frame 0 \(40, 40\)"):
+        read_transforms(path)
+    content["frames"][2]["w"] = 41
+    with pytest.raises(InputError, match=r"frame 2 has \(40, 41\) and frame 1 \(40, 64\)"):
+        read_transforms(save(path, content), seen_only=True)
+    for frame in content["frames"]:
+        frame["generated"] = True
+    for read in (read_transforms, read_transforms_files):
+        with pytest.raises(InputError, match="all of its 3 frames were generated"):
+            read(save(path, content), seen_only=True)
+
+
 def test_what_cannot_be_written():
     poses, intrinsics = torch.eye(4).expand(2, 4, 4), torch.tensor(K).expand(2, 3, 3)
     with pytest.raises(OutputError, match=r"got \(2, 4, 4\) and \(1, 3, 3\)"):

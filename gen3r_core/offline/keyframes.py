@@ -36,6 +36,8 @@ _TABLE = "keyframes.json"
 _FINE = 640
 """Pixels of the longer side of images in which features are looked for: their places are as exact as these are fine."""
 _FINE_SUFFIX = ".jpg"
+_LENSES = 16
+"""Lenses that are kept, 23 MiB each for images of 2000x1500: COLMAP can have one for each image."""
 _WORTH = 1.2
 """Times as fine as what the model sees is worth another file."""
 
@@ -160,6 +162,8 @@ class Preparer:
         if model is None or not model.distortion_model:
             return None
         if model not in self._maps:
+            if len(self._maps) >= _LENSES:
+                del self._maps[next(iter(self._maps))]
             self._maps[model] = rectify(model.intrinsics, model.size, model.distortion_model, model.distortion)
         return self._maps[model]
 

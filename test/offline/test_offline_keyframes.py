@@ -1,5 +1,7 @@
 """Preparing images: what the model sees, and the same in more pixels for features."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -79,3 +81,11 @@ def test_a_camera_of_another_size_is_scaled_and_one_of_another_aspect_left_out()
     odd = preparer.prepare(shot(480, 640, model=camera(640, 480)))
     assert odd.intrinsics is None
     assert preparer.foreign == 1
+
+
+def test_of_many_lenses_some_are_kept():
+    preparer = Preparer(Sight(224, 14))
+    for number in range(20):
+        lens = replace(camera(120, 160), distortion_model="plumb_bob", distortion=(0.01 * number, 0, 0, 0, 0))
+        assert preparer.prepare(shot(120, 160, model=lens)).intrinsics is not None
+    assert len(preparer._maps) == 16

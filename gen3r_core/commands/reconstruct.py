@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -63,11 +64,16 @@ def add_parser(commands: Any) -> None:
     tried.add_argument("--no-matches", action="store_true", help="keep the network's cameras where no poses are known")
     tried.add_argument("--no-confirm", action="store_true", help="keep points that other views see at another depth")
     tried.add_argument("--no-anchor", action="store_true", help="do not fit depth to known poses")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=partial(run, parser))
 
 
-def run(args: argparse.Namespace) -> int:
-    """Reconstruct one or several; the worst exit code of them."""
+def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    """Reconstruct one or several; the worst exit code of them.
+
+    Args:
+        parser: of the command.
+        args: what it made of the command line.
+    """
     from gen3r_core.offline.model import OfflineModel
     from gen3r_core.offline.options import Stretch
     from gen3r_core.offline.several import EXIT_PARTLY, spread, worst
@@ -79,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     models[0].check()
     if len(args.path) == 1:
         return _one(args.path[0], args.output_dir, models[0], options, resume=args.resume).exit_code
-    codes = spread(args, [str(device) for device in devices])
+    codes = spread(parser, args, [str(device) for device in devices])
     for folder, code in codes.items():
         words = {0: "done", EXIT_PARTLY: "done, something was lost"}
         print(f"{folder}: {words.get(code, f'failed ({code})')}")

@@ -33,32 +33,38 @@ def destinations(paths: Sequence[Path], parent: Path) -> list[Path]:
     return found
 
 
-def command_line(args: argparse.Namespace, path: Path, destination: Path, device: str) -> list[str]:
-    """What reconstructs one of them; the same options."""
-    line = [sys.executable, "-m", "gen3r_core.cli", "reconstruct", str(path), "--output_dir", str(destination),
-            "--device", device]  # fmt: skip
-    for name, value in sorted(vars(args).items()):
-        if name in ("path", "output_dir", "device", "command", "run", "debug") or value in (None, False):
+def command_line(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, path: Path, destination: Path, device: str
+) -> list[str]:
+    """What reconstructs one of them; the same options.
+
+    Args:
+        parser: that ``args`` come from; it knows how each option is spelled.
+        args: of the command, with several recordings.
+        path: of the one recording.
+        destination: folder of its map.
+        device: name.
+    """
+    line = [sys.executable, "-m", "gen3r_core.cli", *(["--debug"] if args.debug else []), "reconstruct"]
+    given = {**vars(args), "output_dir": destination, "device": device}
+    for action in parser._actions:  # noqa: SLF001 - argparse has no other list of them
+        value = given.get(action.dest)
+        if not action.option_strings or value is None or value is False:
             continue
-        flag = "--" + (name.replace("_", "-") if name in _DASHED else name)
+        flag = action.option_strings[0]
         if value is True:
             line.append(flag)
-        elif isinstance(value, list):
-            for one in value:
-                line += [flag, str(one)]
-        else:
-            line += [flag, str(value)]
-    return line
+        else:  # with "=", as a value may begin with a dash
+            line += [f"{flag}={one}" for one in (value if isinstance(value, list) else [value])]
+    return [*line, "--", str(path)]
 
 
-_DASHED = ("max_points", "save_depth", "no_graph", "no_anchor")
-
-
-def spread(args: argparse.Namespace, devices: Sequence[str]) -> dict[Path, int]:
+def spread(parser: argparse.ArgumentParser, args: argparse.Namespace, devices: Sequence[str]) -> dict[Path, int]:
     """Reconstruct all; each device takes the next one when it is done with the last.
 
     Args:
-        args: of the command, with several recordings.
+        parser: of the command.
+        args: what it made of the command line, with several recordings.
         devices: names; the same one twice does two at a time.
 
     Returns:
@@ -83,7 +89,7 @@ def spread(args: argparse.Namespace, devices: Sequence[str]) -> dict[Path, int]:
                 path, destination = waiting.popleft()
             except IndexError:
                 return
-            process = subprocess.Popen(command_line(args, path, destination, device))
+            process = subprocess.Popen(command_line(parser, args, path, destination, device))
             running.append(process)
             codes[destination] = process.wait()
 

@@ -26,6 +26,7 @@ from gen3r_core.offline.matched import feature_book, match_windows, refinement
 from gen3r_core.offline.model import CalibratedPredictor, OfflineModel, fingerprint
 from gen3r_core.offline.options import OfflineOptions, Stretch
 from gen3r_core.offline.placing import PRECISE, Placed, correction, drift_of, place, window_scales
+from gen3r_core.offline.signature import signature_of
 from gen3r_core.offline.work import WorkFolder, work_folder_of
 from gen3r_core.progress import Callback, JobMonitor
 from gen3r_core.recordings.opening import open_recording
@@ -82,9 +83,9 @@ def reconstruct(
     recording = recording.resolve()
     if not recording.exists():
         raise InputError(f"{recording}: there is no such recording")
-    signature = {"recording": str(recording), "changed": _changed(recording), "model": model.name,
-                 "sight": [model.sight.longest, model.sight.multiple], "options": options.facts()}  # fmt: skip
-    with WorkFolder(work_folder_of(destination), signature, resume=resume) as work:
+    with WorkFolder(
+        work_folder_of(destination), signature_of(recording, destination, model, options), resume=resume
+    ) as work:
         run = _Run(recording, model, options, work, JobMonitor(callback, model.device))
         keyframes = run.select()
         predictor = run.calibrated(keyframes)
@@ -97,12 +98,6 @@ def reconstruct(
         outcome = run.write(destination, keyframes, placed, cloud, mesh)
         work.remove()
     return outcome
-
-
-def _changed(recording: Path) -> list[float]:
-    """Tells whether a recording was changed: the newest of its files, and their size."""
-    files = [recording] if recording.is_file() else [path for path in sorted(recording.rglob("*")) if path.is_file()]
-    return [max((path.stat().st_mtime for path in files), default=0.0), sum(path.stat().st_size for path in files)]
 
 
 class _Run:

@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from bag_writer import Drive, write_drive
 from offline_recordings import TINY, assert_same_maps, reconstruct, run_of, start
 
@@ -142,8 +143,6 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_map(bag, made, tmp_path, sta
 
 
 def _model():
-    import torch
-
     return OfflineModel("random:tiny", torch.device("cpu"))
 
 
@@ -250,3 +249,17 @@ def test_a_changed_recording_is_not_gone_on_with(tmp_path):
     with pytest.raises(InputError, match="changed"):
         run_reconstruct(bag, out, _model(), OfflineOptions(), resume=True)
     json.loads((work_folder_of(out) / "work.json").read_text())
+
+
+def test_a_map_in_the_recording_s_folder_does_not_change_it(tmp_path):
+    bag = write_drive(tmp_path / "drive", Drive(seconds=0.3))
+    (tmp_path / "link").symlink_to(tmp_path)
+    out = tmp_path / "link" / "drive" / "maps" / "out"
+    model, options = _model(), OfflineOptions(longest=28)
+    for resume in (False, True):
+        with pytest.raises(CancelledError):
+            run_reconstruct(bag, out, model, options, resume=resume, callback=lambda progress: progress.stage != "fuse")
+    (out.parent / ".partial-out-1").mkdir()
+    (out.parent / ".partial-out-1" / "cloud.ply").write_text("of a run that was killed")
+    assert run_reconstruct(bag, out, model, options, resume=True).exit_code == 0
+    assert read_map(out)

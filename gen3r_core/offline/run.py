@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gen3r_core.errors import InputError
+from gen3r_core.errors import InputError, OutputError
 from gen3r_core.io.atomic import atomic_path
 from gen3r_core.io.images import read_image, write_image
 from gen3r_core.mapping.fusion import PlacedView, placed_views
@@ -79,7 +80,9 @@ def reconstruct(
         OutputError: something cannot be written.
         CancelledError: the callback asked for it.
     """
+    destination = Path(os.path.abspath(destination))  # noqa: PTH100 - links stay what they are
     check_map_destination(destination)
+    _check_not_here(destination)
     recording = recording.resolve()
     if not recording.exists():
         raise InputError(f"{recording}: there is no such recording")
@@ -98,6 +101,19 @@ def reconstruct(
         outcome = run.write(destination, keyframes, placed, cloud, mesh)
         work.remove()
     return outcome
+
+
+def _check_not_here(destination: Path) -> None:
+    """A shell whose folder was replaced finds nothing there; a mounted folder stays and gets new contents.
+
+    Raises:
+        OutputError: the destination is the working directory, and no mount.
+    """
+    if destination.exists() and destination.samefile(".") and not destination.is_mount():
+        raise OutputError(
+            f"cannot write {destination}: you are in this folder, and a map replaces its whole folder; "
+            f"choose one within it, such as --output_dir map"
+        )
 
 
 class _Run:

@@ -263,3 +263,19 @@ def test_a_map_in_the_recording_s_folder_does_not_change_it(tmp_path):
     (out.parent / ".partial-out-1" / "cloud.ply").write_text("of a run that was killed")
     assert run_reconstruct(bag, out, model, options, resume=True).exit_code == 0
     assert read_map(out)
+
+
+def test_the_folder_one_is_in_is_not_replaced(bag, tmp_path, monkeypatch, capsys):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    for destination in (".", here, "../here"):
+        assert reconstruct(bag, destination) == 1
+        assert f"cannot write {here}: you are in this folder" in capsys.readouterr().err
+    assert reconstruct(bag, "..") == 1
+    assert "other things in it (here)" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [here]
+    (here / "inner").mkdir()
+    monkeypatch.chdir(here / "inner")
+    assert reconstruct(bag, "../map", "--poses", "none") == 0
+    assert {one.name for one in here.iterdir()} == {"inner", "map"}

@@ -136,13 +136,15 @@ class _Run:
             with self.work.stage("select") as facts, open_recording(self.recording) as opened:
                 facts["format"] = opened.format
                 facts.update(select_keyframes(opened, self.options, sight, folder, self.monitor))
-        keyframes = Keyframes.load(folder, self.work.facts_of("select") or {})
+                self._check_cameras(Keyframes.load(folder, facts))
+        return Keyframes.load(folder, self.work.facts_of("select") or {})
+
+    def _check_cameras(self, keyframes: Keyframes) -> None:
         if len(keyframes.cameras) > 1 and not keyframes.facts["posed"]:
             raise InputError(
                 f"{self.recording}: without poses nothing tells how its {len(keyframes.cameras)} cameras lie; "
                 f"name one (--camera {keyframes.cameras[0]}); {keyframes.facts['why_not']}"
             )
-        return keyframes
 
     def calibrated(self, keyframes: Keyframes) -> Predictor:
         known = {

@@ -31,7 +31,9 @@ class WorkFolder:
     Args:
         path: the folder; made if it is missing.
         signature: what the work depends on, values for JSON.
-        resume: go on with what is there; otherwise there may be nothing.
+        resume: go on with what is there; otherwise no stage may be done there.
+
+    A run that ends with an InputError before any stage is done takes the folder away: there is nothing to go on with.
 
     Raises:
         InputError: another run's work is there, or some and ``resume`` was not asked for, or a process works there.
@@ -63,7 +65,9 @@ class WorkFolder:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, InputError) and not self._done:
+            self.remove()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -105,13 +109,14 @@ class WorkFolder:
             raise output_error(self.path, error) from error
         except ValueError:
             found = None
-        if isinstance(found, dict) and not self._resume:
+        same = isinstance(found, dict) and found.get("signature") == self._signature
+        if not isinstance(found, dict) or not (found.get("done") or (same and self._resume)):
+            self._begin()
+        elif not self._resume:
             raise InputError(
                 f"{self.path} holds the work of an unfinished run: add --resume to go on with it, or remove it"
             )
-        if not isinstance(found, dict):
-            self._begin()
-        elif found.get("signature") != self._signature:
+        elif not same:
             raise InputError(
                 f"{self.path} holds the work of another run ({_difference(found.get('signature'), self._signature)}); "
                 f"go on with the same recording, model and options, or remove it"

@@ -1,5 +1,6 @@
 """`gen3r reconstruct` end to end with a random model: what it says, writes, and does when it is stopped."""
 
+import contextlib
 import json
 import signal
 import time
@@ -82,6 +83,7 @@ def test_two_cameras_share_a_world_if_poses_are_known(tmp_path, capsys):
         np.testing.assert_allclose(left.T_world_cam, right.T_world_cam, atol=0.05)  # both are mounted at one place
     assert reconstruct(bag, tmp_path / "other", "--camera", "all", "--poses", "none") == 1
     assert "name one (--camera /left/image_raw)" in capsys.readouterr().err
+    assert not work_folder_of(tmp_path / "other").exists()
 
 
 def test_views_are_generated_and_marked(bag, tmp_path):
@@ -136,9 +138,10 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_map(bag, made, tmp_path, sta
     with pytest.raises(CancelledError):
         run_reconstruct(bag, out, model, options, callback=stop)
     assert not (out / "run.json").exists()
-    assert reconstruct(bag, out, "--poses", "none") == 1
-    assert "add --resume" in capsys.readouterr().err
-    assert reconstruct(bag, out, "--poses", "none", "--resume") == 0
+    if stage != "select":  # of a stage that is not done nothing is kept
+        assert reconstruct(bag, out, "--poses", "none") == 1
+        assert "add --resume" in capsys.readouterr().err
+    assert reconstruct(bag, out, "--poses", "none", *(["--resume"] if stage != "select" else [])) == 0
     assert_same_maps(out, made)
 
 
@@ -213,6 +216,37 @@ def test_another_run_s_work_is_not_taken(bag, tmp_path):
     with WorkFolder(tmp_path / "w", {"model": "a"}, resume=True) as work:
         assert work.facts_of("select") is None
         work.remove()
+
+
+def _work(folder, signature, error, *, stages=("select",), resume=False):
+    """A run that is stopped in the last of its stages, and what of an earlier one it found."""
+    with contextlib.suppress(type(error)), WorkFolder(folder, {"camera": signature}, resume=resume) as work:
+        found = {one.name for one in folder.iterdir()} - {"work.json", "lock"}
+        for stage in stages:
+            with work.stage(stage):
+                (folder / stage).touch()
+                if stage == stages[-1]:
+                    raise error
+    return found
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_did_nothing_is_not_in_the_way(tmp_path, resume):
+    folder = tmp_path / "w"
+    assert _work(folder, "none", InputError("no such camera")) == set()
+    assert not folder.exists()
+    assert _work(folder, "left", RuntimeError("killed")) == set()
+    assert folder.exists()
+    two = ("select", "windows")
+    assert _work(folder, "right", InputError("too dark"), stages=two, resume=resume) == set()
+    assert {one.name for one in folder.iterdir()} == {*two, "work.json", "lock"}
+
+
+def test_after_a_wrong_camera_the_right_one_will_do(bag, tmp_path, capsys):
+    assert reconstruct(bag, tmp_path / "out", "--poses", "none", "--camera", "none") == 1
+    assert "none" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    assert reconstruct(bag, tmp_path / "out", "--poses", "none") == 0
 
 
 def test_wrong_words_are_refused(bag, tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,10 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from gen3r_core.conditioning import Task
+from gen3r_core.errors import InputError
 from gen3r_core.geometry.images import ImageResize, resize_and_crop
 from gen3r_core.geometry.poses import Array, interpolate_poses, rotation_angles
 from gen3r_core.jobs import Job
 from gen3r_core.mapping.fusion import PlacedView
+from gen3r_core.offline.keyframes import Keyframes
 from gen3r_core.offline.options import Stretch
 from gen3r_core.progress import JobMonitor
 from gen3r_core.reconstruction.metric import MetricOptions, scale_from_depth
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     from gen3r_core.pipeline import Gen3RPipeline
     from gen3r_core.scene import Scene
 
-__all__ = ["Ends", "generate_views", "path_of"]
+__all__ = ["Ends", "find_stretch", "generate_views", "path_of"]
 
 _PIXEL_CENTRE = 0.5
 _METRES_OF_A_RADIAN = 1.0
@@ -55,6 +58,29 @@ class Ends:
     def task(self) -> Task:
         """Which of Gen3R's."""
         return Task.ONE_VIEW if len(self.views) == 1 else Task.TWO_VIEW
+
+
+def find_stretch(keyframes: Keyframes, stretch: Stretch, recording: Path) -> list[int]:
+    """Numbers of the keyframes from a stretch's beginning to its end, of the first camera; one where it goes ahead.
+
+    Args:
+        keyframes: of the recording.
+        stretch: where views shall be generated.
+        recording: whose they are, for the error.
+
+    Raises:
+        InputError: no two keyframes are there.
+    """
+    numbers = keyframes.of(keyframes.cameras[0])
+    seconds = np.array([keyframes.table[number].stamp_ns - keyframes.facts["start_ns"] for number in numbers]) / 1e9
+    first = int(np.abs(seconds - stretch.start_s).argmin())
+    last = first if stretch.end_s is None else int(np.abs(seconds - stretch.end_s).argmin())
+    if stretch.end_s is not None and last <= first:
+        raise InputError(
+            f"{recording}: between {stretch.start_s:g} s and {stretch.end_s:g} s there are no two keyframes "
+            f"to generate views between; they are at {seconds[0]:.1f} to {seconds[-1]:.1f} s"
+        )
+    return numbers[first : last + 1]
 
 
 def path_of(ends: Ends, count: int) -> Array:

@@ -21,7 +21,7 @@ from gen3r_core.offline.anchored import anchor_windows
 from gen3r_core.offline.confirming import confirm_views, confirmed
 from gen3r_core.offline.frames import MapFrames
 from gen3r_core.offline.fusing import choose_voxel, fuse_cloud, make_mesh, read_view, save_view
-from gen3r_core.offline.generation import Ends, generate_views
+from gen3r_core.offline.generation import Ends, find_stretch, generate_views
 from gen3r_core.offline.keyframes import Keyframes, select_keyframes
 from gen3r_core.offline.matched import feature_book, match_windows, refinement
 from gen3r_core.offline.model import CalibratedPredictor, OfflineModel, fingerprint
@@ -137,7 +137,10 @@ class _Run:
                 facts["format"] = opened.format
                 facts.update(select_keyframes(opened, self.options, sight, folder, self.monitor))
                 self._check_cameras(Keyframes.load(folder, facts))
-        return Keyframes.load(folder, self.work.facts_of("select") or {})
+        keyframes = Keyframes.load(folder, self.work.facts_of("select") or {})
+        for stretch in self.options.stretches:  # before hours are spent on the other stages
+            find_stretch(keyframes, stretch, self.recording)
+        return keyframes
 
     def _check_cameras(self, keyframes: Keyframes) -> None:
         if len(keyframes.cameras) > 1 and not keyframes.facts["posed"]:
@@ -301,17 +304,7 @@ class _Run:
         return [int(count) for count in facts["counts"]]
 
     def _ends(self, keyframes: Keyframes, stretch: Stretch) -> Ends:
-        camera = keyframes.cameras[0]
-        numbers = keyframes.of(camera)
-        seconds = np.array([keyframes.table[number].stamp_ns - keyframes.facts["start_ns"] for number in numbers]) / 1e9
-        first = int(np.abs(seconds - stretch.start_s).argmin())
-        last = first if stretch.end_s is None else int(np.abs(seconds - stretch.end_s).argmin())
-        if stretch.end_s is not None and last <= first:
-            raise InputError(
-                f"{self.recording}: between {stretch.start_s:g} s and {stretch.end_s:g} s there are no two keyframes "
-                f"to generate views between; they are at {seconds[0]:.1f} to {seconds[-1]:.1f} s"
-            )
-        way = [self._view(keyframes, number) for number in numbers[first : last + 1]]
+        way = [self._view(keyframes, number) for number in find_stretch(keyframes, stretch, self.recording)]
         ends = (way[0],) if stretch.end_s is None else (way[0], way[-1])
         return Ends(stretch, ends, np.stack([view.T_world_cam for view in way]))
 

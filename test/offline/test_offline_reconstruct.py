@@ -100,10 +100,11 @@ def test_views_are_generated_and_marked(bag, tmp_path):
     assert found.frames[0].depth is not None
 
 
-def test_a_stretch_without_two_keyframes_is_refused_and_the_work_kept(bag, tmp_path, capsys):
+def test_a_stretch_without_two_keyframes_is_refused_before_windows(bag, tmp_path, capsys):
     assert reconstruct(bag, tmp_path / "out", "--poses", "none", "--generate", "7:9") == 1
-    assert "no two keyframes" in capsys.readouterr().err
-    assert work_folder_of(tmp_path / "out").exists()
+    assert f"{bag}: between 7 s and 9 s there are no two keyframes" in capsys.readouterr().err
+    work = json.loads((work_folder_of(tmp_path / "out") / "work.json").read_text())
+    assert list(work["begun"]) == ["select"]
 
 
 def test_no_graph_joins_windows_in_a_chain(bag, tmp_path):

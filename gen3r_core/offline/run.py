@@ -27,7 +27,7 @@ from gen3r_core.offline.matched import feature_book, match_windows, refinement
 from gen3r_core.offline.model import CalibratedPredictor, OfflineModel, fingerprint
 from gen3r_core.offline.options import OfflineOptions, Stretch
 from gen3r_core.offline.placing import PRECISE, Placed, correction, drift_of, place, window_scales
-from gen3r_core.offline.signature import signature_of
+from gen3r_core.offline.signature import later_of, signature_of
 from gen3r_core.offline.work import WorkFolder, work_folder_of
 from gen3r_core.progress import Callback, JobMonitor
 from gen3r_core.recordings.opening import open_recording
@@ -86,9 +86,8 @@ def reconstruct(
     recording = recording.resolve()
     if not recording.exists():
         raise InputError(f"{recording}: there is no such recording")
-    with WorkFolder(
-        work_folder_of(destination), signature_of(recording, destination, model, options), resume=resume
-    ) as work:
+    signature = signature_of(recording, destination, model, options)
+    with WorkFolder(work_folder_of(destination), signature, later_of(options), resume=resume) as work:
         run = _Run(recording, model, options, work, JobMonitor(callback, model.device))
         keyframes = run.select()
         predictor = run.calibrated(keyframes)

@@ -12,11 +12,15 @@ from gen3r_core.offline.model import OfflineModel
 from gen3r_core.offline.options import OfflineOptions
 from gen3r_core.offline.work import work_folder_of
 
-__all__ = ["signature_of"]
+__all__ = ["later_of", "signature_of"]
+
+_GENERATE = ("stretches", "prompt", "seed", "steps")
+_FUSE = ("confirm", "voxel", "max_points", "mesh")
+_WRITE = ("depth",)
 
 
 def signature_of(recording: Path, destination: Path, model: OfflineModel, options: OfflineOptions) -> dict[str, Any]:
-    """What work depends on, as values for JSON.
+    """What all work depends on, as values for JSON: the recording, the model, and options of the stages up to "views".
 
     Args:
         recording: resolved; it exists.
@@ -29,7 +33,22 @@ def signature_of(recording: Path, destination: Path, model: OfflineModel, option
         "changed": _changed(recording, destination),
         "model": model.name,
         "sight": [model.sight.longest, model.sight.multiple],
-        "options": options.facts(),
+        "options": {
+            name: value for name, value in options.facts().items() if name not in {*_GENERATE, *_FUSE, *_WRITE}
+        },
+    }
+
+
+def later_of(options: OfflineOptions) -> dict[str, Any]:
+    """What the stages after "views" depend on besides, by their names and in their order, as values for JSON.
+
+    Args:
+        options: how.
+    """
+    facts = options.facts()
+    return {
+        "generate": {name: facts[name] for name in _GENERATE} if options.stretches else None,
+        "fuse": {name: facts[name] for name in _FUSE},
     }
 
 

@@ -30,7 +30,9 @@ class WorkFolder:
 
     Args:
         path: the folder; made if it is missing.
-        signature: what the work depends on, values for JSON.
+        signature: what all of the work depends on, values for JSON.
+        later: what stages depend on besides, by their names and in their order. Where that has changed, the stage and
+            those behind it are done again.
         resume: go on with what is there; otherwise no stage may be done there.
 
     A run that ends with an InputError before any stage is done takes the folder away: there is nothing to go on with.
@@ -40,9 +42,12 @@ class WorkFolder:
         OutputError: it cannot be written.
     """
 
-    def __init__(self, path: Path, signature: dict[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self, path: Path, signature: dict[str, Any], later: dict[str, Any] | None = None, *, resume: bool
+    ) -> None:
         self.path = path
         self._signature: dict[str, Any] = json.loads(json.dumps(signature))
+        self._later: dict[str, Any] = json.loads(json.dumps(later or {}))
         self._resume = resume
         self._lock: IO[str] | None = None
         self._done: dict[str, dict[str, Any]] = {}
@@ -124,8 +129,18 @@ class WorkFolder:
         else:
             self._done = found["done"]
             self._begun = found["begun"]
+            self._forget_changed(found.get("later") or {})
         for partial in self.path.rglob(f"{PARTIAL}*"):
             partial.unlink(missing_ok=True)
+
+    def _forget_changed(self, later: dict[str, Any]) -> None:
+        """Of the stages that have options of their own, from the first one on whose options were others."""
+        names = list(self._later)
+        first = next((place for place, name in enumerate(names) if later.get(name) != self._later[name]), len(names))
+        for name in names[first:]:
+            self._done.pop(name, None)
+            self._begun.pop(name, None)
+        self._write()  # at once: their files will be others'
 
     def _begin(self) -> None:
         for entry in self.path.iterdir():
@@ -148,7 +163,8 @@ class WorkFolder:
 
     def _write(self) -> None:
         write_json_atomic(
-            self.path / _MANIFEST, {"signature": self._signature, "done": self._done, "begun": self._begun}
+            self.path / _MANIFEST,
+            {"signature": self._signature, "later": self._later, "done": self._done, "begun": self._begun},
         )
 
 

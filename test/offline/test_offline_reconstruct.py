@@ -13,11 +13,13 @@ from offline_recordings import TINY, assert_same_maps, reconstruct, run_of, star
 
 from gen3r_core.cli import main
 from gen3r_core.errors import CancelledError, InputError
+from gen3r_core.mapping.windows import WindowOptions
 from gen3r_core.maps.folder import read_map
 from gen3r_core.offline.model import OfflineModel
-from gen3r_core.offline.options import OfflineOptions
+from gen3r_core.offline.options import OfflineOptions, Stretch
 from gen3r_core.offline.run import reconstruct as run_reconstruct
 from gen3r_core.offline.work import WorkFolder, work_folder_of
+from gen3r_core.recordings.shots import ShotOptions
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,45 @@ def test_part_of_a_recording(bag, tmp_path):
 STAGES = ("select", "windows", "match", "graph", "views", "fuse", "write")
 
 
+def test_options_of_late_stages_may_change(bag, tmp_path, capsys):
+    """A wrong stretch, then a right one that is stopped in writing, then none and another cloud: windows stay."""
+    out, plain = tmp_path / "out", ("--poses", "none", "--no-matches", "--no-graph")
+    assert reconstruct(bag, out, *plain, "--generate", "7:9") == 1
+    options = OfflineOptions(ShotOptions(poses="none"), 0.05, 10.0, 0.01, WindowOptions(4, 2), 56, matches=False,
+                             graph=False, max_points=20000, stretches=(Stretch(0.1, 0.7),), steps=1)  # fmt: skip
+    with pytest.raises(CancelledError):
+        run_reconstruct(bag, out, _model(), options, resume=True, callback=lambda progress: progress.stage != "write")
+    work = json.loads((work_folder_of(out) / "work.json").read_text())["done"]
+    assert sum(work["generate"]["counts"]) == 3
+    more = ("--resume", "--voxel", "0.2", "--mesh", "--no-confirm", "--save-depth")
+    assert reconstruct(bag, out, *plain, *more, "--change", "0.5") == 1
+    assert "'change': 0.01" in capsys.readouterr().err
+    assert reconstruct(bag, out, *plain, *more) == 0
+    assert reconstruct(bag, tmp_path / "new", *plain, *more) == 0
+    assert_same_maps(out, tmp_path / "new")
+    assert (out / "depth").is_dir()
+    seconds = run_of(out)["seconds"]
+    assert seconds == {**{name: round(work[name]["seconds"], 3) for name in seconds}, "fuse": seconds["fuse"]}
+    assert list(seconds) == ["select", "windows", "graph", "views", "fuse"]
+
+
+@pytest.mark.parametrize(("before", "now", "left"), [
+    ({"b": 1, "c": 1}, {"b": 1, "c": 1}, "abc"),
+    ({"b": 1, "c": 1}, {"b": 1, "c": 2}, "ab"),
+    ({"b": 1, "c": 1}, {"b": 2, "c": 1}, "a"),
+    (None, {"b": None, "c": 1}, "ab"),
+])  # fmt: skip
+def test_what_depends_on_changed_options_is_done_again(tmp_path, before, now, left):
+    with WorkFolder(tmp_path / "w", {}, before, resume=False) as work:
+        for name in "abc":
+            with work.stage(name):
+                pass
+    for again in (now, before):  # what was dropped does not come back with the old options
+        with WorkFolder(tmp_path / "w", {}, again, resume=True) as work:
+            assert "".join(name for name in "abc" if work.facts_of(name) is not None) == left
+            assert list(work.seconds) == list(left)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_run_stopped_anywhere_goes_on_to_the_same_map(bag, made, tmp_path, stage, capsys):
     """The callback stops it within the stage; a kill leaves no more behind (see the slow test)."""
@@ -152,9 +193,6 @@ def _model():
 
 def _like(made):
     """The options that the map was made with."""
-    from gen3r_core.mapping.windows import WindowOptions
-    from gen3r_core.recordings.shots import ShotOptions
-
     options = run_of(made)["options"]
     options["shots"]["cameras"] = tuple(options["shots"]["cameras"])
     return OfflineOptions(**{**options, "shots": ShotOptions(**options["shots"]),

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gen3r_core.models.vggt import VGGT
     from gen3r_core.pipeline import Gen3RPipeline
 
-__all__ = ["CalibratedPredictor", "OfflineModel"]
+__all__ = ["CalibratedPredictor", "LatePredictor", "OfflineModel", "fingerprint"]
 
 RANDOM = "random:"
 """What names of models with random weights begin with, such as ``random:tiny``: for trying things out."""
@@ -129,6 +129,29 @@ class OfflineModel:
     def _random(self) -> str | None:
         named = self.checkpoint is not None and self.checkpoint.startswith(RANDOM)
         return self.checkpoint.removeprefix(RANDOM) if named and self.checkpoint is not None else None
+
+
+class LatePredictor:
+    """VGGT, loaded when the first window is to be predicted: a resumed run may need none.
+
+    Args:
+        model: whose.
+    """
+
+    def __init__(self, model: OfflineModel) -> None:
+        self._model = model
+        self._loaded: Predictor | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self._model.name
+
+    def __call__(self, images: Any) -> Any:
+        """As :class:`~gen3r_core.mapping.predictor.VggtPredictor` does."""
+        if self._loaded is None:
+            self._loaded = self._model.predictor()
+        return self._loaded(images)
 
 
 class CalibratedPredictor:

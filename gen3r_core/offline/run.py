@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from gen3r_core.errors import InputError, OutputError
-from gen3r_core.io.atomic import atomic_path
+from gen3r_core.errors import InputError
 from gen3r_core.io.images import read_image, write_image
 from gen3r_core.mapping.fusion import PlacedView, placed_views
 from gen3r_core.mapping.windows import Predictor, WindowStore, run_windows
 from gen3r_core.maps.folder import check_map_destination, write_map
 from gen3r_core.maps.scene_map import MapCloud, MapMesh, SceneMap
 from gen3r_core.offline.anchored import anchor_windows
+from gen3r_core.offline.checks import check_cameras, check_not_here
 from gen3r_core.offline.confirming import confirm_views, confirmed
+from gen3r_core.offline.counting import Counted, Shifted
 from gen3r_core.offline.frames import MapFrames
+from gen3r_core.offline.fused_files import load_cloud, load_mesh, save_cloud, save_mesh
 from gen3r_core.offline.fusing import choose_voxel, fuse_cloud, make_mesh, read_view, save_view
 from gen3r_core.offline.generation import Ends, find_stretch, generate_views
 from gen3r_core.offline.keyframes import Keyframes, select_keyframes
 from gen3r_core.offline.matched import feature_book, match_windows, refinement
-from gen3r_core.offline.model import CalibratedPredictor, OfflineModel, fingerprint
+from gen3r_core.offline.model import CalibratedPredictor, LatePredictor, OfflineModel, fingerprint
 from gen3r_core.offline.options import OfflineOptions, Stretch
 from gen3r_core.offline.placing import PRECISE, Placed, correction, drift_of, place, window_scales
 from gen3r_core.offline.signature import later_of, signature_of
@@ -36,7 +38,6 @@ __all__ = ["EXIT_CLEAN", "EXIT_PARTLY", "STAGES", "Outcome", "reconstruct"]
 
 EXIT_CLEAN, EXIT_PARTLY = 0, 3
 STAGES = ("select", "windows", "match", "anchor", "graph", "views", "generate", "fuse", "write")
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def reconstruct(
     """
     destination = Path(os.path.abspath(destination))  # noqa: PTH100 - links stay what they are
     check_map_destination(destination)
-    _check_not_here(destination)
+    check_not_here(destination)
     recording = recording.resolve()
     if not recording.exists():
         raise InputError(f"{recording}: there is no such recording")
@@ -100,19 +101,6 @@ def reconstruct(
         outcome = run.write(destination, keyframes, placed, cloud, mesh)
         work.remove()
     return outcome
-
-
-def _check_not_here(destination: Path) -> None:
-    """A shell whose folder was replaced finds nothing there; a mounted folder stays and gets new contents.
-
-    Raises:
-        OutputError: the destination is the working directory, and no mount.
-    """
-    if destination.exists() and destination.samefile(".") and not destination.is_mount():
-        raise OutputError(
-            f"cannot write {destination}: you are in this folder, and a map replaces its whole folder; "
-            f"choose one within it, such as --output_dir map"
-        )
 
 
 class _Run:
@@ -135,18 +123,11 @@ class _Run:
             with self.work.stage("select") as facts, open_recording(self.recording) as opened:
                 facts["format"] = opened.format
                 facts.update(select_keyframes(opened, self.options, sight, folder, self.monitor))
-                self._check_cameras(Keyframes.load(folder, facts))
+                check_cameras(Keyframes.load(folder, facts), self.recording)
         keyframes = Keyframes.load(folder, self.work.facts_of("select") or {})
         for stretch in self.options.stretches:  # before hours are spent on the other stages
             find_stretch(keyframes, stretch, self.recording)
         return keyframes
-
-    def _check_cameras(self, keyframes: Keyframes) -> None:
-        if len(keyframes.cameras) > 1 and not keyframes.facts["posed"]:
-            raise InputError(
-                f"{self.recording}: without poses nothing tells how its {len(keyframes.cameras)} cameras lie; "
-                f"name one (--camera {keyframes.cameras[0]}); {keyframes.facts['why_not']}"
-            )
 
     def calibrated(self, keyframes: Keyframes) -> Predictor:
         known = {
@@ -154,7 +135,7 @@ class _Run:
             for number, one in enumerate(keyframes.table)
             if one.intrinsics is not None
         }
-        return CalibratedPredictor(_Late(self.model), known)
+        return CalibratedPredictor(LatePredictor(self.model), known)
 
     # ------------------------------------------------------------------ windows
 
@@ -170,7 +151,7 @@ class _Run:
             done = 0
             for index, camera in enumerate(keyframes.cameras):
                 numbers = keyframes.of(camera)
-                monitor = _Shifted(self.monitor, done, len(keyframes))
+                monitor = Shifted(self.monitor, done, len(keyframes))
                 store = self._store("windows", index)
                 facts["names"].append(
                     run_windows(keyframes.frames(numbers), predictor, store, self.options.window, monitor=monitor)
@@ -323,18 +304,18 @@ class _Run:
                         self.work.path / "views", self._masks, len(keyframes), poses, typical, self.monitor
                     ), 4)  # fmt: skip
                 total = 2 * (len(keyframes) + self._generated)
-                told = _Counted(self.monitor, "fuse", total)
+                told = Counted(self.monitor, "fuse", total)
                 cloud, facts["evicted"] = fuse_cloud(
                     told(self._all(keyframes)), told(self._all(keyframes)), facts["voxel"], self.options.max_points
                 )
-                _save_cloud(self.work.path / "cloud.npz", cloud)
+                save_cloud(self.work.path / "cloud.npz", cloud)
                 if self.options.mesh:
-                    views = _Counted(self.monitor, "mesh", len(keyframes))(
+                    views = Counted(self.monitor, "mesh", len(keyframes))(
                         self._sure(keyframes, number) for number in range(len(keyframes))
                     )
-                    _save_mesh(self.work.path / "mesh.npz", make_mesh(views, 2 * facts["voxel"]))
-        mesh = _load_mesh(self.work.path / "mesh.npz") if self.options.mesh else None
-        return _load_cloud(self.work.path / "cloud.npz"), mesh
+                    save_mesh(self.work.path / "mesh.npz", make_mesh(views, 2 * facts["voxel"]))
+        mesh = load_mesh(self.work.path / "mesh.npz") if self.options.mesh else None
+        return load_cloud(self.work.path / "cloud.npz"), mesh
 
     def _view(self, keyframes: Keyframes, number: int) -> PlacedView:
         return read_view(self.work.path / "views" / f"{number:06d}.npz", keyframes.image(number))
@@ -415,65 +396,3 @@ class _Run:
             "seconds": self.work.seconds,
             "exit_code": EXIT_PARTLY if selected["lost"] else EXIT_CLEAN,
         }
-
-
-class _Late:
-    """VGGT, loaded when the first window is to be predicted: a resumed run may need none."""
-
-    def __init__(self, model: OfflineModel) -> None:
-        self._model = model
-        self._loaded: Predictor | None = None
-
-    @property
-    def name(self) -> str:
-        return self._model.name
-
-    def __call__(self, images: Any) -> Any:
-        if self._loaded is None:
-            self._loaded = self._model.predictor()
-        return self._loaded(images)
-
-
-class _Shifted(JobMonitor):
-    """Counts on where another camera's windows ended."""
-
-    def __init__(self, inner: JobMonitor, done: int, total: int) -> None:
-        super().__init__()
-        self._inner, self._before, self._total = inner, done, total
-
-    def report(self, stage: str, step: int, total: int) -> None:  # noqa: ARG002 - the total is known better here
-        self._inner.report(stage, self._before + step, self._total)
-
-
-class _Counted:
-    """Tells of things as they pass, in one or several turns."""
-
-    def __init__(self, monitor: JobMonitor, stage: str, total: int) -> None:
-        self._monitor, self._stage, self._total, self._done = monitor, stage, total, 0
-
-    def __call__(self, things: Iterable[T]) -> Iterator[T]:
-        for thing in things:
-            yield thing
-            self._done += 1
-            self._monitor.report(self._stage, self._done, self._total)
-
-
-def _save_cloud(path: Path, cloud: MapCloud) -> None:
-    with atomic_path(path) as partial, partial.open("wb") as file:
-        np.savez(file, points=cloud.points, colors=cloud.colors, confidence=cloud.confidence,
-                 generated=cloud.generated, frame=cloud.frame)  # fmt: skip
-
-
-def _load_cloud(path: Path) -> MapCloud:
-    with np.load(path) as file:
-        return MapCloud(file["points"], file["colors"], file["confidence"], file["generated"], file["frame"])
-
-
-def _save_mesh(path: Path, mesh: MapMesh) -> None:
-    with atomic_path(path) as partial, partial.open("wb") as file:
-        np.savez(file, vertices=mesh.vertices, colors=mesh.colors, triangles=mesh.triangles)
-
-
-def _load_mesh(path: Path) -> MapMesh:
-    with np.load(path) as file:
-        return MapMesh(file["vertices"], file["colors"], file["triangles"])

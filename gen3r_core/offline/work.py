@@ -38,7 +38,8 @@ class WorkFolder:
     A run that ends with an InputError before any stage is done takes the folder away: there is nothing to go on with.
 
     Raises:
-        InputError: another run's work is there, or some and ``resume`` was not asked for, or a process works there.
+        InputError: another run's work is there, or some and ``resume`` was not asked for, or something that is no work
+            of a run, or a process works there.
         OutputError: it cannot be written.
     """
 
@@ -55,6 +56,7 @@ class WorkFolder:
     def __enter__(self) -> Self:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_foreign()
             self._lock = (self.path / _LOCK).open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -132,6 +134,19 @@ class WorkFolder:
             self._forget_changed(found.get("later") or {})
         for partial in self.path.rglob(f"{PARTIAL}*"):
             partial.unlink(missing_ok=True)
+
+    def _refuse_foreign(self) -> None:
+        """A folder that happens to be called so is somebody's: nothing in it is touched."""
+        if (self.path / _MANIFEST).exists():
+            return
+        lock = self.path / _LOCK
+        own = {_LOCK} if lock.is_file() and not lock.stat().st_size else set()
+        names = [one.name for one in self.path.iterdir() if not (one.name in own or one.name.startswith(PARTIAL))]
+        if names:
+            raise InputError(
+                f"{self.path} is where this run would keep its work, and holds something else ({min(names)}); move it "
+                f"away, or name another --output_dir"
+            )
 
     def _forget_changed(self, later: dict[str, Any]) -> None:
         """Of the stages that have options of their own, from the first one on whose options were others."""

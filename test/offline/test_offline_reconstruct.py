@@ -281,6 +281,16 @@ def test_a_run_that_did_nothing_is_not_in_the_way(tmp_path, resume):
     assert {one.name for one in folder.iterdir()} == {*two, "work.json", "lock"}
 
 
+@pytest.mark.parametrize("name", ["thesis.tex", "lock"])
+def test_a_folder_of_somebody_s_is_not_touched(tmp_path, name):
+    mine = tmp_path / "w" / name
+    mine.parent.mkdir()
+    mine.write_text("years of work")
+    with pytest.raises(InputError, match=f"holds something else .{name}."), WorkFolder(tmp_path / "w", {}, resume=True):
+        pass
+    assert {one: one.read_text() for one in mine.parent.iterdir()} == {mine: "years of work"}
+
+
 def test_after_a_wrong_camera_the_right_one_will_do(bag, tmp_path, capsys):
     assert reconstruct(bag, tmp_path / "out", "--poses", "none", "--camera", "none") == 1
     assert "none" in capsys.readouterr().err

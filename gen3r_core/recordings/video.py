@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Generator, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from gen3r_core.recordings.pictures import Still, VideoPicture
 from gen3r_core.recordings.recording import Item, Recording, Stream
 
 _IN_FLIGHT = 64
+_FURTHER_BACK = (0, 2, 20, 120)
+"""Seconds before the wanted time that are sought, one after the other, until a picture at or before it is found."""
 
 
 class VideoRecording(Recording):
     """A video.
 
-    A damaged packet is told of, and pictures go on with the next one that needs no other.
+    A damaged packet is told of, and pictures go on with the next one that needs no other. Stamps count from the
+    stream's beginning, whatever time the file gives to it.
 
     Args:
         path: of any container and codec that FFmpeg knows.
@@ -40,6 +44,7 @@ class VideoRecording(Recording):
             stream = container.streams.video[0]
             self._rate = float(stream.average_rate or stream.guessed_rate or 25)
             self._unit = stream.time_base or Fraction(1, 1000)
+            self._begin = (stream.start_time or 0) * self._unit
             count: int | None = stream.frames or None
             entries = [(entry.pos, entry.size) for entry in stream.index_entries]
             seconds = self._duration(container)
@@ -64,7 +69,8 @@ class VideoRecording(Recording):
             return
         stream, number, last = self.streams[self.name], 0, -1
         for frame, rotation in self._frames(start_ns):
-            stamp = round((number / self._rate if frame.pts is None else frame.pts * self._unit) * SECOND)
+            stamp = self._stamp(frame)
+            stamp = round(number / self._rate * SECOND) if stamp is None else stamp
             number, last = number + 1, max(last, stamp)
             if start_ns is not None and stamp < start_ns:
                 continue
@@ -78,13 +84,40 @@ class VideoRecording(Recording):
             text = f"the last frame is at {last / SECOND:.2f} s, {short:.2f} s are missing"
             self.losses.add(self.path.name, 1, Loss(text, seconds=short))
 
+    def _stamp(self, frame: av.VideoFrame) -> int | None:
+        """Nanoseconds since the stream's beginning; None where the file does not say."""
+        return None if frame.pts is None else round((frame.pts * self._unit - self._begin) * SECOND)
+
     def _frames(self, start_ns: int | None) -> Iterator[tuple[av.VideoFrame, int]]:
+        """Pictures from a key frame at or before a time; from the beginning where seeking does not lead there.
+
+        MPEG-TS has no index: a seek ends anywhere, and what is decoded first may come after the wanted time.
+        """
+        for back in _FURTHER_BACK if start_ns else ():
+            wanted = Fraction(start_ns or 0, SECOND) - back
+            if wanted <= 0:
+                break
+            frames = self._decoded(wanted)
+            first = next(frames, None)
+            stamp = None if first is None else self._stamp(first[0])
+            if first is not None and stamp is not None and stamp <= (start_ns or 0):
+                yield first
+                yield from frames
+                return
+            frames.close()
+        yield from self._decoded(None)
+
+    def _decoded(self, wanted: Fraction | None) -> Generator[tuple[av.VideoFrame, int], None, None]:
+        """Pictures and their rotations from where a seek to a time in seconds ends; None begins at the beginning."""
         with self._opened() as container:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
-            if start_ns:
-                container.seek(round(start_ns / 1000))  # microseconds; to the key frame before
-            rotation, broken = 0, False
+            if wanted is not None:
+                try:
+                    container.seek(math.floor((wanted + self._begin) / self._unit), stream=stream)
+                except av.FFmpegError:
+                    return
+            rotation, broken = 0, wanted is not None  # where a seek ends, a key frame is waited for
             for packet in self._packets(container):
                 if broken and not packet.is_keyframe and packet.size:
                     continue
@@ -129,12 +162,14 @@ class VideoRecording(Recording):
             raise InputError(f"{self.path}: this build of FFmpeg cannot decode its video, or its header is damaged")
         return container
 
-    @staticmethod
-    def _duration(container: av.container.InputContainer) -> float:
+    def _duration(self, container: av.container.InputContainer) -> float:
+        """Seconds; Matroska's are counted from 0 and not from its first picture."""
         stream = container.streams.video[0]
         if stream.duration and stream.time_base:
             return float(stream.duration * stream.time_base)
-        return container.duration / 1e6 if container.duration else 0.0
+        seconds = container.duration / 1e6 if container.duration else 0.0
+        before = float(self._begin) if "matroska" in container.format.name else 0.0
+        return seconds - before if seconds > before else seconds
 
 
 def _decoder(container: av.container.InputContainer) -> av.VideoCodecContext | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,11 +86,12 @@ class Trainer:
         self._elapsed = 0.0
         self._saved_at = 0.0
 
-    def run(self, *, resume: bool = False) -> Path:
+    def run(self, *, resume: bool = False, ready: Callable[[], None] | None = None) -> Path:
         """Trains to the end of the plan and exports the component.
 
         Args:
             resume: go on from the newest checkpoint in the folder, if there is one.
+            ready: called before the first step, when the checkpoint has been taken up.
 
         Returns:
             The component's folder, `folder / stage.name`.
@@ -104,6 +105,8 @@ class Trainer:
         self.check_folder(resume=resume)
         if resume:
             self._load()
+        if ready is not None:
+            ready()
         with (
             contextlib.ExitStack() as stack,
             memory_errors(),

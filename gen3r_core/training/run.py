@@ -144,10 +144,12 @@ def train(
         stage = make_stage(config.stage, config.model, accelerator.device)
         clips = stage.wrap_source(source) if isinstance(stage, EncodingStage) else source
         trainer = Trainer(stage, clips, plan, folder, accelerator=accelerator, validation=validation, bar=bar)
-        if accelerator.is_main_process:
-            trainer.check_folder(resume=resume)
-            write_json_atomic(folder / RESOLVED, _resolved(config, plan, stage))
-        return trainer.run(resume=resume)
+
+        def note() -> None:
+            if accelerator.is_main_process:
+                write_json_atomic(folder / RESOLVED, _resolved(config, plan, stage))
+
+        return trainer.run(resume=resume, ready=note)  # what a training began with stays where it cannot be resumed
     finally:
         for each in (source, validation):
             if isinstance(each, ReadAhead | WorldsSource):
@@ -216,6 +218,10 @@ def _change(values: dict[str, Any], change: str) -> None:
         value = text
     place: Any = values
     *path, last = key.split(".")
+    if path[:2] == ["plan", "phases"]:  # none given is one with all defaults
+        plan = values.setdefault("plan", {})
+        if isinstance(plan, dict):
+            plan.setdefault("phases", [{}])
     for part in path:
         place = place[_index(place, part, change)] if isinstance(place, list) else place.setdefault(part, {})
         if not isinstance(place, dict | list):

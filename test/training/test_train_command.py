@@ -73,6 +73,21 @@ def test_a_training_from_the_command_line(tmp_path, config):
     assert json.loads((out / "figures.jsonl").read_text().splitlines()[-1])["step"] == 6
 
 
+def test_a_training_that_cannot_be_resumed_keeps_its_configuration(tmp_path, config):
+    out = tmp_path / "out"
+    common = ["train", "video_vae", "--out", out, "--device", "cpu"]
+    done = gen3r(*common, "--config", config)
+    assert done.code == 0, done.err
+    before = (out / "training.json").read_bytes()
+    refused = gen3r(*common, "--resume", "--set", "plan.steps=6", "model.model.base_dim=16")
+    assert refused.code == 1
+    assert "is of a network of other sizes" in refused.err
+    assert (out / "training.json").read_bytes() == before
+    more = gen3r(*common, "--resume", "--set", "plan.steps=6")
+    assert more.code == 0, more.err
+    assert json.loads((out / "training.json").read_text())["plan"]["steps"] == 6
+
+
 def test_a_training_on_a_data_set_without_test_scenes(tmp_path, config):
     write_scene(tmp_path / "data" / "scene", size=(16, 16))
     out = tmp_path / "out"
@@ -100,12 +115,23 @@ def test_changes_reach_into_lists_and_objects():
     assert values.model == {"initial": "some/where"}
 
 
+def test_the_first_phase_can_be_changed_where_none_is_given(tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text('{"plan": {"steps": 7}}')
+    for file in (None, path):
+        plan = read_config("vggt", file, ["plan.phases.0.batch_size=4"]).read_plan()
+        assert [phase.batch_size for phase in plan.stretches] == [4]
+        assert plan.stretches[0].num_frames == read_config("vggt", None).read_plan().stretches[0].num_frames
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         (["steps"], "'steps' is no change of the configuration; write key=value"),
         (["plan.steps=3", "plan.steps.more=3"], "'steps' is a single value"),
         (["plan.phases=[{}]", "plan.phases.1.until=3"], "'1' is none of the 1 places 0 to 0"),
+        (["plan.phases.1.until=3"], "'1' is none of the 1 places 0 to 0"),
+        (["plan=3", "plan.phases.0.until=3"], "'plan' is a single value"),
         (["plan.phases=[{}]", "plan.phases.x=3"], "'x' is none of the 1 places"),
         (["plans.steps=3"], "unknown keys plans; known are data, model, plan"),
         (["plan.step=3"], "unknown option 'step'; did you mean 'steps'"),

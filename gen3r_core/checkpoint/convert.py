@@ -22,7 +22,8 @@ from gen3r_core.checkpoint.loading import Progress
 from gen3r_core.checkpoint.plan import ComponentPlan, Piece, plain_config, plan_component
 from gen3r_core.checkpoint.quantised import METADATA, SCALE_SUFFIX, quantise_rows
 from gen3r_core.errors import CheckpointError, InputError, OutputError
-from gen3r_core.io.atomic import check_free_space, output_error
+from gen3r_core.io.atomic import PARTIAL, check_free_space, output_error
+from gen3r_core.io.replacing import is_movable, swap_entries
 
 SHARD_BYTES = 2 * 2**30
 """Largest weight file; also bounds the memory that converting takes."""
@@ -46,8 +47,8 @@ def convert_checkpoint(
 ) -> None:
     """Write a checkpoint in our layout.
 
-    Work goes on beside the destination, component by component; after an interruption the same
-    call goes on with the components that are not finished.
+    Work goes on beside the destination, or within where that is a folder that stays (see :func:`_work_folder`),
+    component by component; after an interruption the same call goes on with the components that are not finished.
 
     Args:
         checkpoint: of any layout.
@@ -63,8 +64,11 @@ def convert_checkpoint(
         OutputError: the destination is in use, or cannot be written.
     """
     destination = destination.resolve()
-    _check_destination(destination, replace=replace)
-    work = destination.parent / f".partial-{destination.name}"
+    try:
+        work = _work_folder(destination)
+        _check_destination(destination, work, replace=replace)
+    except OSError as error:
+        raise output_error(destination, error) from error
     kinds = _kinds(checkpoint, dtype)
     limit = SHARD_BYTES if shard_bytes is None else shard_bytes
     plans = {
@@ -106,8 +110,22 @@ def convert_checkpoint(
         raise output_error(destination, error) from error
 
 
-def _check_destination(destination: Path, *, replace: bool) -> None:
-    if not destination.exists() or (destination.is_dir() and not any(destination.iterdir())):
+def _work_folder(destination: Path) -> Path:
+    """Where unfinished parts lie: on the destination's disk.
+
+    An empty folder that is there already is filled: it may be mounted, or be the one that somebody works in. A
+    checkpoint that is replaced is renamed, unless it is such a folder.
+    """
+    name = f"{PARTIAL}{destination.name}"
+    if destination.is_dir():
+        empty = all(path.name == name for path in destination.iterdir())
+        if empty or not is_movable(destination) or destination.samefile("."):
+            return destination / name
+    return destination.parent / name
+
+
+def _check_destination(destination: Path, work: Path, *, replace: bool) -> None:
+    if not destination.exists() or (destination.is_dir() and all(path == work for path in destination.iterdir())):
         return
     if not replace:
         raise OutputError(f"{destination} already holds something; name a folder that does not exist yet")
@@ -116,28 +134,40 @@ def _check_destination(destination: Path, *, replace: bool) -> None:
         known = {MANIFEST, *open_checkpoint(destination).manifest.get("files", {})}
     except CheckpointError as error:
         raise OutputError(f"{destination} holds no checkpoint that could be replaced ({error}); {advice}") from error
-    others = {path.relative_to(destination).as_posix() for path in destination.rglob("*") if not path.is_dir()} - known
+    files = [path for path in destination.rglob("*") if not (path.is_dir() or path.is_relative_to(work))]
+    others = {path.relative_to(destination).as_posix() for path in files} - known
     if others:
         raise OutputError(f"{destination} would not be replaced alone: it also holds {min(others)}; {advice}")
 
 
 def _publish(work: Path, destination: Path) -> None:
     """Give the finished folder its name; a checkpoint that was there goes only then."""
-    aside = destination.parent / f".replaced-{destination.name}"
     if not destination.exists():
         os.replace(work, destination)  # noqa: PTH105 - an atomic rename
-    elif not any(destination.iterdir()):
-        destination.rmdir()
-        os.replace(work, destination)  # noqa: PTH105
-    else:
-        shutil.rmtree(aside, ignore_errors=True)
+    elif work.parent == destination or not _rename_over(work, destination):
+        swap_entries(work, destination)
+        shutil.rmtree(work, ignore_errors=True)
+    shutil.rmtree(_aside(destination), ignore_errors=True)  # also what a killed call has left
+
+
+def _rename_over(work: Path, destination: Path) -> bool:
+    """Put a folder in another one's place; False where that one cannot be renamed."""
+    aside = _aside(destination)
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
         os.replace(destination, aside)  # noqa: PTH105
-        try:
-            os.replace(work, destination)  # noqa: PTH105
-        except OSError:
-            os.replace(aside, destination)  # noqa: PTH105
-            raise
-    shutil.rmtree(aside, ignore_errors=True)  # also what a killed call has left
+    except OSError:
+        return False
+    try:
+        os.replace(work, destination)  # noqa: PTH105
+    except OSError:
+        os.replace(aside, destination)  # noqa: PTH105
+        raise
+    return True
+
+
+def _aside(destination: Path) -> Path:
+    return destination.parent / f".replaced-{destination.name}"
 
 
 def _kinds(checkpoint: Checkpoint, dtype: Kinds) -> dict[str, torch.dtype | None]:

@@ -28,7 +28,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "source", type=Path, nargs="?", help="checkpoint of any layout, or a Wan2.1-Fun base folder; not with --parts"
     )
-    parser.add_argument("destination", type=Path, nargs="?", help="folder that does not exist yet")
+    parser.add_argument("destination", type=Path, nargs="?", help="folder that does not exist yet, or is empty")
     parser.add_argument("--output", type=Path, help="the destination, where --parts take the source's place")
     parser.add_argument(
         "--parts",
@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     destination = args.output or args.destination
     if destination is None or (args.output and args.destination):
         raise InputError("name the destination once: as the second folder, or with --output")
+    destination = destination.resolve()
     if args.max_shard_size is not None and not args.max_shard_size > 0:
         raise InputError(f"--max_shard_size must be positive, got {args.max_shard_size:g}")
     with _opened(args) as checkpoint, loading_bar() as progress:

@@ -18,7 +18,7 @@ from pathlib import Path
 from gen3r_core.errors import OutputError
 from gen3r_core.io.atomic import PARTIAL, output_error
 
-__all__ = ["is_leftover", "replaced_folder"]
+__all__ = ["is_leftover", "is_movable", "replaced_folder", "swap_entries"]
 
 _EARLIER = ".earlier-"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -49,7 +49,7 @@ def replaced_folder(destination: Path) -> Iterator[Path]:
         destination.parent.mkdir(parents=True, exist_ok=True)
         if destination.exists() and not destination.is_dir():
             raise OutputError(f"cannot write {destination}: it is a file and not a folder; choose another one")
-        within = destination.is_dir() and not _movable(destination)
+        within = destination.is_dir() and not is_movable(destination)
         place = destination if within else destination.parent
         _remove_stale(place, begin)
         partial = place / f"{begin}{secrets.token_hex(8)}"
@@ -61,7 +61,7 @@ def replaced_folder(destination: Path) -> Iterator[Path]:
         yield partial
         _flush(partial)
         if within:
-            _swap_entries(partial, destination)
+            swap_entries(partial, destination)
         else:
             _put_in_place(partial, destination)
     except OSError as error:
@@ -79,18 +79,27 @@ def is_leftover(name: str) -> bool:
     return name.startswith((PARTIAL, _EARLIER))
 
 
-def _movable(folder: Path) -> bool:
+def is_movable(folder: Path) -> bool:
+    """Whether a folder may be renamed: a mounted one cannot, nor one whose parent belongs to others."""
     return not folder.is_mount() and os.access(folder.parent, os.W_OK | os.X_OK)
 
 
-def _swap_entries(partial: Path, destination: Path) -> None:
-    """Brings the new entries into a folder that itself stays; the old ones come back if that fails."""
+def swap_entries(partial: Path, destination: Path) -> None:
+    """Brings the new entries into a folder that itself stays; the old ones come back if that fails.
+
+    Args:
+        partial: folder with the new entries, on the same file system; it is empty afterwards.
+        destination: folder whose entries are removed, but for leftovers (:func:`is_leftover`).
+
+    Raises:
+        OSError: an entry cannot be moved; all are back where they were.
+    """
     earlier = destination / f"{_EARLIER}{destination.name}-{secrets.token_hex(4)}"
     earlier.mkdir()
     done: list[tuple[Path, Path]] = []
     try:
         for source, target in ((destination, earlier), (partial, destination)):
-            for entry in sorted(source.iterdir()):
+            for entry in sorted(source.iterdir(), key=lambda entry: (entry.is_file(), entry)):
                 if not is_leftover(entry.name):
                     entry.rename(target / entry.name)
                     done.append((entry, target / entry.name))

@@ -128,7 +128,7 @@ def mounted(request, tmp_path, monkeypatch):
     folder = tmp_path / "volume"
     folder.mkdir()
     if request.param == "pretended":
-        monkeypatch.setattr(replacing, "_movable", lambda _: False)
+        monkeypatch.setattr(replacing, "is_movable", lambda _: False)
         yield folder
         return
     command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder]
@@ -170,9 +170,9 @@ def test_a_mounted_folder_keeps_its_entries_if_that_fails(mounted, monkeypatch):
 
 
 def test_what_can_be_renamed(tmp_path, monkeypatch):
-    assert replacing._movable(tmp_path)
+    assert replacing.is_movable(tmp_path)
     monkeypatch.setattr(replacing.os, "access", lambda *_: False)
-    assert not replacing._movable(tmp_path)
+    assert not replacing.is_movable(tmp_path)
     assert [name for name in (".partial-a", ".earlier-a", "a") if replacing.is_leftover(name)] == [
         ".partial-a",
         ".earlier-a",

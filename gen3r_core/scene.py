@@ -63,7 +63,7 @@ class CameraPath:
         bad = (focal <= 0).any(dim=1).nonzero().flatten().tolist()
         if bad:
             raise InputError(f"intrinsic matrix of frame {bad[0]} is singular: focal lengths must be positive")
-        if self.metres_per_unit is not None and not self.metres_per_unit > 0:
+        if self.metres_per_unit is not None and not 0 < self.metres_per_unit < float("inf"):
             raise InputError(f"metres_per_unit must be positive, got {self.metres_per_unit}")
 
     def __len__(self) -> int:

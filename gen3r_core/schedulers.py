@@ -53,7 +53,7 @@ class FlowSolver:
         """
         if num_steps < 1:
             raise InputError(f"the number of steps must be at least 1, got {num_steps}")
-        if shift is not None and not shift > 0:
+        if shift is not None and not 0 < shift < float("inf"):
             raise InputError(f"the shift of the noise levels must be positive, got {shift}")
         config = dict(euler or {})
         self._name = name

@@ -12,6 +12,7 @@ from gen3r_core.commands.options import (
     PROFILE_NAMES,
     add_device_options,
     add_sampling_options,
+    check_output_file,
     choose_device,
     choose_dtype,
     image_size,
@@ -73,6 +74,7 @@ def add_parser(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, run, print the table."""
+    check_output_file(args.json)
     if args.cold:
         return _cold(args)
     from tqdm import tqdm
@@ -173,6 +175,7 @@ def _check_plot(args: argparse.Namespace) -> None:
             raise
         raise InputError("--plot needs matplotlib, which is not installed: pip install 'gen3r[plot]'") from error
     check_picture(args.plot)
+    check_output_file(args.plot)
     from gen3r_core.execution.profiles import PROFILES
 
     if set(args.tasks) == {"vggt"} or not any(PROFILES[name].comparable for name in args.profiles):

@@ -10,6 +10,7 @@ from gen3r_core.checkpoint.packaged import PACKAGED
 from gen3r_core.commands.options import (
     add_device_options,
     add_sampling_options,
+    check_output_file,
     choose_device,
     choose_dtype,
     loading_bar,
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from gen3r_core.pipeline import Gen3RPipeline
     from gen3r_core.progress import Progress
 
+    check_output_file(args.output)
     checkpoint = open_checkpoint(args.checkpoint)
     task = Task.TWO_VIEW if len(args.frame_path) > 1 else Task.ONE_VIEW
     images = read_frames(args.frame_path, task, len(args.frame_path))

@@ -12,13 +12,14 @@ from gen3r_core.commands.options import (
     PROFILE_NAMES,
     add_device_options,
     add_sampling_options,
+    check_output_file,
     choose_device,
     choose_dtype,
     loading_bar,
     sampling_of,
 )
 from gen3r_core.commands.worlds import SPLITS, seed_range
-from gen3r_core.errors import Gen3RError, InputError, OutputError
+from gen3r_core.errors import Gen3RError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -269,8 +270,7 @@ def _sheet_writer(folder: Path, model: Evaluated) -> Show:
 def _check_outputs(args: argparse.Namespace) -> None:
     from gen3r_core.io.atomic import output_error
 
-    if args.json is not None and not args.json.absolute().parent.is_dir():
-        raise OutputError(f"cannot write {args.json}: there is no folder {args.json.parent}; make it, or name another")
+    check_output_file(args.json)
     if args.output_dir is not None:
         try:
             args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gen3r_core.errors import DeviceError
+from gen3r_core.errors import DeviceError, InputError, OutputError
 
 if TYPE_CHECKING:
     import torch
@@ -75,9 +75,14 @@ def sampling_of(args: argparse.Namespace, defaults: Mapping[str, Any], **others:
         args: of the command.
         defaults: of the checkpoint, for steps, guidance and geometry that were not given.
         others: further fields of the result, or values that take precedence.
+
+    Raises:
+        InputError: the guidance is out of range or no number.
     """
     from gen3r_core.jobs import Sampling
 
+    if args.guidance is not None and not 0 <= args.guidance < 1000:
+        raise InputError(f"--guidance must be 0 or more, and below 1000, got {args.guidance}")
     given = {
         "num_frames": args.num_frames,
         "size": args.size,
@@ -89,6 +94,23 @@ def sampling_of(args: argparse.Namespace, defaults: Mapping[str, Any], **others:
         "geometry": args.geometry or defaults["geometry"],
     }
     return Sampling(**{**given, **others})
+
+
+def check_output_file(path: Path | None) -> None:
+    """See before a long command that a file can be written there; None is no file.
+
+    Raises:
+        OutputError: its folder is missing or may not be written to, or a folder is in its place.
+    """
+    if path is None:
+        return
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {path}: there is no folder {path.parent}; make it, or name another")
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: a folder of this name is in the way; choose another one")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write {path}: {folder} may not be written to; choose another folder")
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -48,10 +48,17 @@ def test_what_cannot_be_timed(tmp_path):
     assert "--differences compares latents" in done.err
     done = gen3r("bench", "--tasks", "3view")
     assert done.code == 2
-    done = gen3r("bench", "--tasks", "vggt", "--num_frames", "1", "--repeats", "1", "--warmup", "0",
-                 "--json", tmp_path / "missing" / "bench.json")  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [(), ("--cold", "--checkpoint", "nowhere")])
+def test_files_that_cannot_be_written_are_refused_before_anything_is_measured(tmp_path, monkeypatch, more):
+    monkeypatch.setattr(sizes, "random_pipeline", None)  # nothing is built
+    done = gen3r("bench", "--json", tmp_path / "missing" / "bench.json", *more)
     assert done.code == 1
-    assert "bench.json: No such file or directory" in done.err
+    assert "bench.json: there is no folder" in done.err
+    done = gen3r("bench", "--json", tmp_path, *more)
+    assert done.code == 1
+    assert "a folder of this name is in the way" in done.err
 
 
 def test_what_was_measured_before_an_error_is_kept(tmp_path, monkeypatch):
@@ -80,6 +87,9 @@ def test_plots_that_cannot_be_are_refused_before_anything_is_measured(tmp_path, 
     done = gen3r("bench", "--errors", "--plot", tmp_path / "plot.txt")
     assert done.code == 1
     assert "a plot can be png, svg, pdf, by the ending of its name; got 'plot.txt'" in done.err
+    done = gen3r("bench", "--errors", "--plot", tmp_path / "missing" / "plot.png")
+    assert done.code == 1
+    assert "plot.png: there is no folder" in done.err
     for options in (("--tasks", "vggt"), ("--profiles", "preview")):
         done = gen3r("bench", "--errors", "--plot", tmp_path / "plot.png", *options)
         assert done.code == 1

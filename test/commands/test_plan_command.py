@@ -51,6 +51,14 @@ def test_plan_of_a_checkpoint_within_a_budget(own_checkpoint):
     )
 
 
+def test_a_calibration_that_cannot_be_written_is_refused_before_anything_is_loaded(tmp_path, inputs):
+    done = gen3r(
+        "calibrate", "nowhere", tmp_path / "missing" / "c.json", "--frame_path", inputs.first, "--prompts", "a"
+    )
+    assert done.code == 1
+    assert "c.json: there is no folder" in done.err
+
+
 @pytest.fixture(scope="module")
 def calibration(tmp_path_factory, own_checkpoint, inputs):
     path = tmp_path_factory.mktemp("calibration") / "fast.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import struct
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -250,10 +251,45 @@ def read_frames(paths: Sequence[Path], task: str, num_frames: int) -> torch.Tens
         raise InputError(
             f"task {task} takes {wanted} image{'s' * (wanted > 1)} in --frame_path, got {len(paths)} paths"
         )
-    if wanted is None and len(paths) == 1 and paths[0].suffix.lower() in VIDEO_SUFFIXES:
-        frames = read_video(paths[0], max_frames=num_frames)
+    if wanted is None and len(paths) == 1 and _is_video(paths[0]):
+        try:
+            frames = read_video(paths[0], max_frames=num_frames)
+        except InputError as error:
+            if paths[0].suffix.lower() in VIDEO_SUFFIXES:
+                raise
+            raise InputError(f"{error} (nor is it an image that can be read)") from error
     elif wanted is None and len(paths) == 1 and paths[0].is_dir():
         frames = read_images(list_images(paths[0])[:num_frames])
     else:
         frames = read_images(list(paths)[:num_frames] if wanted is None else list(paths))
     return torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255
+
+
+def _is_video(path: Path) -> bool:
+    """Whether FFmpeg is to read it: names of videos, and files that Pillow does not know."""
+    from PIL import Image, UnidentifiedImageError
+
+    from gen3r_core.io.images import IMAGE_SUFFIXES
+
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES or not path.is_file():
+        return suffix in VIDEO_SUFFIXES
+    try:
+        with Image.open(path) as image:
+            return image.format == "MPEG"  # which Pillow knows by name only
+    except UnidentifiedImageError:
+        return not _is_text(path)
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, MemoryError, Image.DecompressionBombError):
+        # A damaged image: what is wrong with it is said where it is read.
+        return False
+
+
+def _is_text(path: Path) -> bool:
+    """FFmpeg plays texts as on an old terminal, which nobody means."""
+    import av
+
+    try:
+        with av.open(str(path)) as container:
+            return container.format.name == "tty"
+    except (av.FFmpegError, ValueError):
+        return False  # reading it says what is wrong

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -211,6 +212,11 @@ def test_reading_frames(inputs, tmp_path):
     assert not torch.equal(both[1], one[0])
     assert read_frames([inputs.video], "allview", 5).shape == (5, 3, 120, 160)
     assert read_frames([inputs.video], "allview", 49).shape == (9, 3, 120, 160)
+    for name in ("clip.3gp", "clip.dat", "clip"):  # whatever it is called
+        shutil.copy(inputs.video, tmp_path / name)
+        assert read_frames([tmp_path / name], "allview", 5).shape == (5, 3, 120, 160)
+    shutil.copy(inputs.first, tmp_path / "picture")
+    assert torch.equal(read_frames([tmp_path / "picture"], "allview", 5), one)
     assert torch.equal(read_frames([inputs.last, inputs.first], "allview", 5), both.flip(0))
     assert len(read_frames([inputs.last, inputs.first], "allview", 1)) == 1
     for index in (10, 9, 8):

@@ -140,6 +140,12 @@ def test_videos(hollow, out, inputs, tmp_path):
     refused(b"", "the video file is empty")
     refused(b"a text file, by another name\n" * 50, "this is not a video")
     refused(np.random.default_rng(0).bytes(3000), "this is not a video")
+    (tmp_path / "notes.dat").write_text("neither an image nor a video\n" * 50)
+    done = infer(hollow, out, "--prompts", "a", "--task", "allview", "--frame_path", tmp_path / "notes.dat")
+    assert_refused(done, out, "notes.dat: this is not a video", "nor is it an image that can be read")
+    (tmp_path / "notes.txt").write_text("a line of text, which FFmpeg would play\n" * 500)
+    done = infer(hollow, out, "--prompts", "a", "--task", "allview", "--frame_path", tmp_path / "notes.txt")
+    assert_refused(done, out, "notes.txt: this is not an image that can be read")
     whole = inputs.video.read_bytes()
     refused(whole[: len(whole) // 2], "video")
 

@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from scripted_node import until_told
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -72,14 +72,9 @@ def main() -> None:
         images.publish(compressed_message(picture, header) if compressed else image_message(picture, "rgb8", header))
 
     node.create_timer(1 / rate, take)
-    try:
+    with until_told(node):
         print("sending")
         rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
 
 
 if __name__ == "__main__":

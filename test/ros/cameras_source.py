@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from scripted_node import until_told
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -70,13 +70,8 @@ def main() -> None:
                 oak.publish(image_message(pixels[..., :2], "yuyv", header))
 
     node.create_timer(0.1, take)
-    try:
+    with until_told(node):
         rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
 
 
 if __name__ == "__main__":

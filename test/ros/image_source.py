@@ -10,7 +10,7 @@ import sys
 import time
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from scripted_node import until_told
 from sensor_msgs.msg import Image
 from std_msgs.msg import Empty
 
@@ -29,7 +29,7 @@ def main() -> None:
     images = [array.array("B", bytes([number % 256]) * (WIDTH * HEIGHT * 3)) for number in range(count)]
     go = []
     node.create_subscription(Empty, "go", go.append, LATCHED)
-    try:
+    with until_told(node):
         while not go or publisher.get_subscription_count() == 0:
             rclpy.spin_once(node, timeout_sec=0.01)
         start = time.monotonic()
@@ -42,11 +42,6 @@ def main() -> None:
             publisher.publish(message)
         print(f"published {count}")
         rclpy.spin(node)  # an image is gone with its publisher
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import rclpy
 from nav_msgs.msg import OccupancyGrid
-from rclpy.executors import ExternalShutdownException
+from scripted_node import until_told
 
 from gen3r_ros.qos import LATCHED
 
@@ -13,13 +13,8 @@ def main() -> None:
     rclpy.init()
     node = rclpy.create_node("map_server")
     node.create_publisher(OccupancyGrid, "map", LATCHED).publish(OccupancyGrid())
-    try:
+    with until_told(node):
         rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "helpers"))
 
 import rclpy
 from made_predictions import along_x, made_prediction
-from rclpy.executors import ExternalShutdownException
+from scripted_node import until_told
 
 from gen3r_ros.outputs import Outputs
 
@@ -20,7 +20,7 @@ def main() -> None:
     rclpy.init()
     node = rclpy.create_node("views_source")
     outputs = Outputs(node, "odom", "gen3r")
-    try:
+    with until_told(node):
         while not all(node.count_subscribers(f"/novel_view{end}") for end in ("", "/image", "/depth", "/camera_info")):
             rclpy.spin_once(node, timeout_sec=0.05)
         time.sleep(1)  # both sides know of each other
@@ -28,10 +28,6 @@ def main() -> None:
             outputs.views(*made_prediction(along_x(views), node.get_clock().now().nanoseconds, number, size))
         print(f"published {predictions}")
         rclpy.spin(node)  # a view is gone with its publisher
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        rclpy.try_shutdown()
 
 
 if __name__ == "__main__":

@@ -154,6 +154,9 @@ class VideoRecording(Recording):
                 f"{self.path}: this is no recording that can be read (bag, video, folder of images, transforms.json or "
                 f"COLMAP), or its beginning or index is missing: {error}"
             ) from error
+        if container.format.name == "tty":  # which FFmpeg plays as on an old terminal, and nobody means
+            container.close()
+            raise InputError(f"{self.path}: this is a text; give a bag, a video, or a folder of images")
         if not container.streams.video:
             container.close()
             raise InputError(f"{self.path}: there is no video in this file")

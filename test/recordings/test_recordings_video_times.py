@@ -1,4 +1,4 @@
-"""Videos that do not begin at 0, and seeking where it leads too far."""
+"""Videos that do not begin at 0, seeking where it leads too far, and texts, which FFmpeg takes for videos."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import av
 import numpy as np
 import pytest
 
+from gen3r_core.errors import InputError
 from gen3r_core.io.video import write_video
 from gen3r_core.recordings.losses import SECOND
 from gen3r_core.recordings.opening import open_recording
@@ -94,3 +95,9 @@ def test_a_seek_that_ends_too_late_is_made_again_from_further_back(tmp_path, mon
     assert read(path, 4.05)[1] == list(range(41, COUNT))
     assert len(asked) == 3
     assert asked[-1] is None
+
+
+def test_a_text_is_no_video(tmp_path):
+    (tmp_path / "notes.txt").write_text("there is a bench in the garden\n" * 1000)
+    with pytest.raises(InputError, match="this is a text"):
+        open_recording(tmp_path / "notes.txt")
